@@ -1,0 +1,1 @@
+"""The development stack: the real services Tintype is tested against, without systemd."""
