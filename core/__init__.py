@@ -1,0 +1,1 @@
+"""The domain: events, ports, errors, the step machine. Standard library only."""

@@ -1,0 +1,104 @@
+"""Events: what comes in from the bus, what goes out, and the steps between.
+
+A handler takes an event and returns events. An event that a handler exists for is the request's
+next step; every other goes to the bus. Ids are derived, never drawn, so that a step that runs twice
+after a crash emits the same ids and consumers can drop the second.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import reprlib
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+SCHEMA_VERSION = "1.0"
+"""Version of all payloads; a minor bump only adds fields."""
+
+NAMESPACE = uuid.UUID("3ce2a4c5-6f1b-5d0e-9a4e-7d2f8a10c9b1")
+"""Namespace of every derived id. Changing it would break deduplication of work in hand."""
+
+COMMIT_REQUEST = "container.commit.request"
+SNAPSHOT_START = "image.snapshot.start"
+SNAPSHOT_PROGRESS = "image.snapshot.progress"
+SNAPSHOT_END = "image.snapshot.end"
+SNAPSHOT_ERROR = "image.snapshot.error"
+
+OUTCOMES = frozenset({SNAPSHOT_END, SNAPSHOT_ERROR})
+"""Every request is answered by exactly one of these."""
+
+
+@dataclass(frozen=True, slots=True)
+class Requester:
+    """On whose behalf a message was sent, as its context said. Never holds a token."""
+
+    project_id: str | None = None
+    user_id: str | None = None
+    is_admin: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened, or shall happen."""
+
+    type: str
+    payload: Mapping[str, Any]
+    requester: Requester = field(default_factory=Requester)
+    id: str = ""
+    """Unique and derived; empty for a step, which nobody outside sees."""
+    attempt: int = 1
+    """How often this very step has been begun, this time included. Above 1 an earlier run failed
+    or was killed at an unknown point."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A notification as it came off a bus: nothing in it has been checked."""
+
+    event_type: Any
+    payload: Any
+    context: Any = None
+    message_id: Any = None
+    publisher_id: Any = None
+    timestamp: Any = None
+
+
+def derived_id(*parts: str) -> str:
+    """Return the UUID that stands for these parts, the same one every time."""
+    return str(uuid.uuid5(NAMESPACE, "/".join(parts)))
+
+
+def is_uuid(value: object) -> bool:
+    """Tell whether `value` is a UUID in its usual 36-character form."""
+    try:
+        return isinstance(value, str) and str(uuid.UUID(value)) == value.lower()
+    except ValueError:
+        return False
+
+
+def canonical(value: Any) -> bytes:
+    """Return JSON in which equal documents are equal bytes, for fingerprints.
+
+    Lone surrogates can arrive on the bus and have no UTF-8 form, hence ASCII. A document nested too
+    deeply to be walked is represented by its beginning.
+    """
+    try:
+        text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=repr)
+    except RecursionError:
+        text = json.dumps(reprlib.repr(value))
+    return text.encode("ascii")
+
+
+def fingerprint(*values: Any) -> str:
+    """Return a hash of JSON-like values: equal content, equal fingerprint."""
+    return hashlib.sha256(canonical(list(values))).hexdigest()
+
+
+def event_line(event: Event) -> str:
+    """Return an event as a line of JSON: what `tintype serve` prints and `tintype invoke` reads."""
+    return json.dumps(
+        {"type": event.type, "requester": asdict(event.requester), "payload": dict(event.payload)}
+    )
