@@ -1,0 +1,117 @@
+"""JSON Schemas (2020-12), one file for each event type: the source of truth for all payloads.
+
+They are read, checked against their meta-schema and compiled once, when this package is imported: a
+service with a broken schema does not start.
+"""
+
+from __future__ import annotations
+
+import json
+import reprlib
+import uuid
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from importlib.resources import files
+from typing import Any
+
+from jsonschema import Draft202012Validator, FormatChecker
+from jsonschema.exceptions import ValidationError
+from referencing import Registry, Resource
+
+from tintype.core.errors import Violation
+
+_FORMATS = FormatChecker(formats=())
+
+
+@_FORMATS.checks("uuid", raises=ValueError)
+def _is_uuid(value: object) -> bool:
+    return not isinstance(value, str) or str(uuid.UUID(value)) == value.lower()
+
+
+@_FORMATS.checks("date-time", raises=ValueError)
+def _is_date_time(value: object) -> bool:
+    """RFC 3339 wants a zone, without which a deadline means something else on every host."""
+    return not isinstance(value, str) or datetime.fromisoformat(value).tzinfo is not None
+
+
+def _read() -> dict[str, dict[str, Any]]:
+    found = (entry for entry in files(__name__).iterdir() if entry.name.endswith(".json"))
+    return {entry.name.removesuffix(".json"): json.loads(entry.read_text()) for entry in found}
+
+
+def _compile(schemas: Mapping[str, Mapping[str, Any]]) -> dict[str, Draft202012Validator]:
+    registry: Registry[Any] = Registry().with_resources(
+        (schema["$id"], Resource.from_contents(schema)) for schema in schemas.values()
+    )
+    for schema in schemas.values():
+        Draft202012Validator.check_schema(schema)
+    return {
+        name: Draft202012Validator(schema, registry=registry, format_checker=_FORMATS)
+        for name, schema in schemas.items()
+    }
+
+
+SCHEMAS: Mapping[str, Mapping[str, Any]] = _read()
+"""The schema of each event type."""
+
+_VALIDATORS = _compile(SCHEMAS)
+
+
+def validate(event_type: str, payload: Any) -> list[Violation]:
+    """Return what is wrong with an event's payload, nearest to the document's root first."""
+    validator = _VALIDATORS.get(event_type)
+    if validator is None:
+        known = ", ".join(sorted(_VALIDATORS))
+        return [Violation("", f"an event type with a schema ({known})", repr(event_type)[:100])]
+    errors = sorted(validator.iter_errors(payload), key=lambda error: len(error.absolute_path))
+    return [violation for error in errors for violation in _explain(error)]
+
+
+def _explain(error: ValidationError) -> Iterable[Violation]:
+    """Say where, what was expected and what came, and name missing and unknown fields."""
+    pointer = "".join(f"/{_escape(part)}" for part in error.absolute_path)
+    # The package's own types allow for values that a failed keyword never has.
+    schema: Any = error.schema
+    value: Any = error.validator_value
+    instance: Any = error.instance
+    if error.validator == "required":
+        missing = [name for name in value if name not in instance]
+        # One error comes for each missing field: its message begins with the name.
+        named = [name for name in missing if error.message.startswith(repr(name))]
+        return [Violation(f"{pointer}/{_escape(name)}", "a value", "nothing") for name in named]
+    if error.validator == "additionalProperties" and value is False:
+        allowed = schema["properties"]
+        unknown = [name for name in instance if name not in allowed]
+        expected = f"one of the known fields ({', '.join(allowed)})"
+        return [
+            Violation(f"{pointer}/{_escape(name)}", expected, "an unknown field")
+            for name in unknown[:10]
+        ]
+    return [Violation(pointer, _expectation(error), reprlib.repr(instance))]
+
+
+def _expectation(error: ValidationError) -> str:
+    """Put a failed keyword into words; `x-expected` in a schema says it better than a pattern."""
+    value: Any = error.validator_value
+    schema: Any = error.schema
+    if error.validator == "pattern" and "x-expected" in schema:
+        return str(schema["x-expected"])
+    words = {
+        "type": f"{' or '.join(value) if isinstance(value, list) else value}",
+        "const": f"{value!r}",
+        "enum": f"one of {value!r}",
+        "format": f"a {value}",
+        "pattern": f"text that matches {value}",
+        "minLength": f"at least {value} characters",
+        "maxLength": f"at most {value} characters",
+        "minItems": f"at least {value} items",
+        "maxItems": f"at most {value} items",
+        "maxProperties": f"at most {value} fields",
+        "uniqueItems": "items that differ",
+    }
+    return words.get(str(error.validator), f"what {error.validator} {value!r} allows")
+
+
+def _escape(part: object) -> str:
+    """Escape one part of a JSON pointer (RFC 6901)."""
+    return reprlib.repr(str(part))[1:-1].replace("~", "~0").replace("/", "~1")
