@@ -1,0 +1,31 @@
+"""Handlers: stateless functions from an event to what follows from it.
+
+`table` is the whole wiring. Other packages add handlers by entry points in the group
+`tintype.handlers`, named after the event type; one that names a type of ours replaces it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+
+from tintype.core.events import COMMIT_REQUEST
+from tintype.core.ports import Handler
+from tintype.core.snapshot import ABORT, CAPTURE, FINISH, RESERVE, SWEEP, UPLOAD
+from tintype.handlers import cleanup, commit, upload
+
+BUILT_IN: Mapping[str, Handler] = {
+    COMMIT_REQUEST: commit.accept,
+    RESERVE: upload.reserve,
+    CAPTURE: commit.capture,
+    UPLOAD: upload.upload,
+    FINISH: cleanup.finish,
+    ABORT: cleanup.abort,
+    SWEEP: cleanup.sweep,
+}
+
+
+def table() -> dict[str, Handler]:
+    """Return the handler of each event type, installed extensions included."""
+    added = {point.name: point.load() for point in entry_points(group="tintype.handlers")}
+    return {**BUILT_IN, **added}

@@ -1,0 +1,120 @@
+"""The end of every snapshot: leave nothing behind, and tell the bus how it went."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import datetime
+
+from tintype.core.errors import NotFound, TintypeError, Unavailable
+from tintype.core.events import SNAPSHOT_END, SNAPSHOT_ERROR, Event
+from tintype.core.ports import ImageStatus, Services
+from tintype.core.snapshot import SWEEP, Copy, Snapshot
+
+QUIET_ATTEMPTS = 3
+"""How often the cleaning-up of a failed snapshot is tried before the bus hears of the failure. What
+is still left then is swept up afterwards, however long it takes."""
+
+
+def finish(event: Event, services: Services) -> Iterator[Event]:
+    """Clean the host and announce the image. A host that cannot be cleaned now is swept later."""
+    snapshot = _finished(Snapshot.load(event), services)
+    left = _clean_engine(snapshot, services)
+    yield snapshot.event(SNAPSHOT_END, status="active", duration_ms=_duration_ms(snapshot))
+    if left:
+        yield snapshot.step(SWEEP)
+
+
+def abort(event: Event, services: Services) -> Iterator[Event]:
+    """Undo a failed snapshot and announce the failure, with the truth about the images."""
+    snapshot = _finished(Snapshot.load(event), services)
+    assert snapshot.fault is not None
+    images_left = _clean_stores(snapshot, services)
+    engine_left = _clean_engine(snapshot, services)
+    left = images_left + engine_left
+    if left and event.attempt <= QUIET_ATTEMPTS:
+        raise Unavailable(f"not cleaned up yet: {'; '.join(left)}")
+    snapshot = replace(snapshot, fault=replace(snapshot.fault, image_deleted=not images_left))
+    yield snapshot.event(SNAPSHOT_ERROR, status="error", duration_ms=_duration_ms(snapshot))
+    if left:
+        yield snapshot.step(SWEEP)
+
+
+def sweep(event: Event, services: Services) -> Iterator[Event]:
+    """Remove what was left when the bus was told; tried until it succeeds."""
+    snapshot = Snapshot.load(event)
+    left = _clean_engine(snapshot, services)
+    if snapshot.fault is not None:
+        left += _clean_stores(snapshot, services)
+    if left:
+        raise Unavailable(f"not cleaned up yet: {'; '.join(left)}")
+    yield from ()
+
+
+def release(step: Event, services: Services) -> None:
+    """Let the container of a step run that the stopping service cannot wait for.
+
+    The next start captures it again.
+    """
+    container_id = step.payload.get("engine_container_id")
+    if container_id is not None and step.payload.get("pause_intended"):
+        services.engine.thaw(container_id)
+
+
+def _clean_engine(snapshot: Snapshot, services: Services) -> list[str]:
+    """Thaw what we may have frozen and remove captures; return what could not be done."""
+    container_id = snapshot.engine_container_id
+    if container_id is None:
+        return []
+    chores: list[Callable[[], None]] = [lambda: services.engine.discard(snapshot.request_id)]
+    if snapshot.pause_intended:
+        chores.insert(0, lambda: services.engine.thaw(container_id))
+    return _undone(chores)
+
+
+def _clean_stores(snapshot: Snapshot, services: Services) -> list[str]:
+    """Delete the images of a failed snapshot; return what could not be done."""
+    return _undone(
+        [
+            lambda copy=copy: _discard_copy(snapshot, copy, services)  # type: ignore[misc]
+            for copy in snapshot.copies
+        ]
+    )
+
+
+def _discard_copy(snapshot: Snapshot, copy: Copy, services: Services) -> None:
+    store = services.stores[copy.name]
+    for image_id in copy.spent:
+        store.discard(image_id)
+    given = copy.image_id == snapshot.request.get("image_id")
+    if copy.reserved or not given or _waits_for_us(snapshot, copy, services):
+        store.discard(copy.image_id)
+
+
+def _waits_for_us(snapshot: Snapshot, copy: Copy, services: Services) -> bool:
+    """Tell whether an image named by the requester may be deleted: it must never be another's."""
+    image = services.stores[copy.name].describe(copy.image_id)
+    return image.status is ImageStatus.QUEUED and image.owner == snapshot.requester.project_id
+
+
+def _undone(chores: list[Callable[[], None]]) -> list[str]:
+    """Do every chore, whatever becomes of the others; return the failures."""
+    left = []
+    for chore in chores:
+        try:
+            chore()
+        except NotFound:
+            continue
+        except TintypeError as error:
+            left.append(str(error))
+    return left
+
+
+def _finished(snapshot: Snapshot, services: Services) -> Snapshot:
+    return replace(snapshot, finished_at=services.clock.now().isoformat(), phase="cleanup")
+
+
+def _duration_ms(snapshot: Snapshot) -> int:
+    assert snapshot.finished_at is not None
+    began = datetime.fromisoformat(snapshot.created_at)
+    return int((datetime.fromisoformat(snapshot.finished_at) - began).total_seconds() * 1000)
