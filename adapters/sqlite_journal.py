@@ -1,0 +1,323 @@
+"""The journal and the outbox in one SQLite file, so that one transaction covers both.
+
+WAL with `synchronous=FULL`: what a method returned from is on disk. `SqliteJournal(":memory:")` is
+the in-memory twin: the same code without the file.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import sqlite3
+import threading
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tintype.core.errors import Unavailable
+from tintype.core.events import OUTCOMES, Event, Requester, canonical
+from tintype.core.ports import Admission, DeadLetter, OutboxRow, Work
+from tintype.core.snapshot import LOCK_FIELD, snapshot_id_for
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (instance TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS requests (
+    seq         INTEGER PRIMARY KEY,
+    request_id  TEXT NOT NULL UNIQUE,
+    snapshot_id TEXT NOT NULL UNIQUE,
+    fingerprint TEXT NOT NULL,
+    deadline    TEXT NOT NULL,
+    state       TEXT NOT NULL CHECK (state IN ('ready', 'running', 'done')),
+    step        TEXT,             -- the next step, as JSON; NULL once done
+    attempt     INTEGER NOT NULL DEFAULT 0,
+    not_before  TEXT NOT NULL,
+    container   TEXT,             -- engine id that the request has to itself until its outcome
+    latest      TEXT,             -- the snapshot's latest event, as JSON
+    updated_at  TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS requests_open ON requests (state, not_before) WHERE state != 'done';
+CREATE TABLE IF NOT EXISTS outbox (
+    id           INTEGER PRIMARY KEY AUTOINCREMENT,
+    event_id     TEXT NOT NULL UNIQUE,
+    event        TEXT NOT NULL,
+    created_at   TEXT NOT NULL,
+    confirmed_at TEXT
+);
+CREATE INDEX IF NOT EXISTS outbox_pending ON outbox (id) WHERE confirmed_at IS NULL;
+CREATE TABLE IF NOT EXISTS dead_letters (
+    id          INTEGER PRIMARY KEY AUTOINCREMENT,
+    key         TEXT NOT NULL UNIQUE,
+    received_at TEXT NOT NULL,
+    reason      TEXT NOT NULL,
+    message     TEXT NOT NULL
+);
+"""
+
+CLAIM = """
+SELECT request_id, step, attempt, deadline FROM requests AS mine
+WHERE state = 'ready' AND not_before <= :now
+  AND NOT EXISTS (
+    SELECT 1 FROM requests AS other
+    WHERE other.container = mine.container AND other.seq != mine.seq
+      AND (other.state = 'running' OR (other.state = 'ready' AND other.seq < mine.seq)))
+ORDER BY seq LIMIT 1
+"""
+
+DEAD_LETTER_BYTES = 64 * 1024
+"""What is kept of a message that could not be used."""
+
+
+class JournalInUse(Exception):
+    """Another process works with this journal."""
+
+
+class SqliteJournal:
+    """Journal and Outbox of one host. Thread-safe; one process at a time."""
+
+    def __init__(self, path: Path | str) -> None:
+        """Open or create the journal.
+
+        Raises JournalInUse when another process has it, OSError when it cannot be created.
+        """
+        self._lock = threading.RLock()
+        self._guard = None if str(path) == ":memory:" else _exclusive(Path(path))
+        self._db = sqlite3.connect(
+            path, timeout=10.0, isolation_level=None, check_same_thread=False
+        )
+        self._db.row_factory = sqlite3.Row
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = FULL")
+        self._db.executescript(SCHEMA)
+        with self._transaction() as db:
+            if db.execute("SELECT 1 FROM meta").fetchone() is None:
+                db.execute("INSERT INTO meta VALUES (?)", (uuid.uuid4().hex[:12],))
+
+    @property
+    def instance(self) -> str:
+        """Short id of this journal, drawn once: tells this Tintype's captures from another's."""
+        with self._transaction() as db:
+            return str(db.execute("SELECT instance FROM meta").fetchone()["instance"])
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """Commit all or nothing. Raises Unavailable when the disk is full or the file is locked."""
+        with self._lock:
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self._db
+                except BaseException:
+                    self._db.execute("ROLLBACK")
+                    raise
+                self._db.execute("COMMIT")
+            except sqlite3.OperationalError as error:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise Unavailable(f"journal: {error}") from error
+
+    def admit(self, request_id: str, fingerprint: str, step: Event, deadline: datetime) -> Admission:
+        """Take a request in, once."""
+        with self._transaction() as db:
+            known = db.execute(
+                "SELECT fingerprint FROM requests WHERE request_id = ?", (request_id,)
+            ).fetchone()
+            if known is not None:
+                same = known["fingerprint"] == fingerprint
+                return Admission.DUPLICATE if same else Admission.CONFLICT
+            now = _now()
+            db.execute(
+                "INSERT INTO requests (request_id, snapshot_id, fingerprint, deadline, state, step,"
+                " not_before, updated_at) VALUES (?, ?, ?, ?, 'ready', ?, ?, ?)",
+                (
+                    request_id, snapshot_id_for(request_id), fingerprint, _utc(deadline),
+                    _dump(step), "", now,
+                ),
+            )
+            return Admission.NEW
+
+    def reject(self, key: str, reason: str, message: Mapping[str, Any], answer: Event | None) -> bool:
+        """Keep a dead letter and answer it, once."""
+        text = canonical(message).decode("ascii")
+        if len(text) > DEAD_LETTER_BYTES:
+            text = json.dumps({"truncated": text[:DEAD_LETTER_BYTES], "bytes": len(text)})
+        with self._transaction() as db:
+            done = db.execute(
+                "INSERT OR IGNORE INTO dead_letters (key, received_at, reason, message)"
+                " VALUES (?, ?, ?, ?)",
+                (key, _now(), _storable(reason), text),
+            )
+            if done.rowcount and answer is not None:
+                _enqueue(db, answer)
+            return bool(done.rowcount)
+
+    def claim(self, now: datetime) -> Work | None:
+        """Hand out the oldest runnable step."""
+        with self._transaction() as db:
+            row = db.execute(CLAIM, {"now": _utc(now)}).fetchone()
+            if row is None:
+                return None
+            attempt = row["attempt"] + 1
+            db.execute(
+                "UPDATE requests SET state = 'running', attempt = ? WHERE request_id = ?",
+                (attempt, row["request_id"]),
+            )
+        step = _load(row["step"], attempt)
+        return Work(row["request_id"], step, datetime.fromisoformat(row["deadline"]))
+
+    def next_due(self) -> datetime | None:
+        """Return when the next postponed step is due."""
+        with self._transaction() as db:
+            row = db.execute(
+                "SELECT min(not_before) AS due FROM requests"
+                " WHERE state = 'ready' AND not_before > ?",
+                (_now(),),
+            ).fetchone()
+        return None if row["due"] is None else datetime.fromisoformat(row["due"])
+
+    def record(self, work: Work, events: Sequence[Event], step: Event | None) -> None:
+        """Record events and the next step together."""
+        with self._transaction() as db:
+            for event in events:
+                _enqueue(db, event)
+            latest = _dump(events[-1]) if events else None
+            answered = any(event.type in OUTCOMES for event in events)
+            container = None if step is None or answered else step.payload.get(LOCK_FIELD)
+            db.execute(
+                "UPDATE requests SET state = ?, step = ?, attempt = 0, not_before = '',"
+                " container = ?, latest = coalesce(?, latest), updated_at = ? WHERE request_id = ?",
+                (
+                    "done" if step is None else "ready", None if step is None else _dump(step),
+                    container, latest, _now(), work.request_id,
+                ),
+            )
+
+    def postpone(self, work: Work, until: datetime) -> None:
+        """Give a step back until then."""
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE requests SET state = 'ready', not_before = ? WHERE request_id = ?",
+                (_utc(until), work.request_id),
+            )
+
+    def recover(self) -> int:
+        """Make the steps of a dead process runnable."""
+        with self._transaction() as db:
+            return db.execute("UPDATE requests SET state = 'ready' WHERE state = 'running'").rowcount
+
+    def note(self, event: Event) -> None:
+        """Remember a progress event as the latest."""
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE requests SET latest = ? WHERE request_id = ? AND state != 'done'",
+                (_dump(event), event.payload["request_id"]),
+            )
+
+    def snapshot(self, ident: str) -> Event | None:
+        """Return a snapshot's latest event."""
+        with self._transaction() as db:
+            row = db.execute(
+                "SELECT latest FROM requests WHERE request_id = ?1 OR snapshot_id = ?1", (ident,)
+            ).fetchone()
+        return None if row is None or row["latest"] is None else _load(row["latest"])
+
+    def live(self) -> frozenset[str]:
+        """Return the ids of requests that are not done."""
+        with self._transaction() as db:
+            rows = db.execute("SELECT request_id FROM requests WHERE state != 'done'").fetchall()
+        return frozenset(row["request_id"] for row in rows)
+
+    def dead_letters(self) -> Sequence[DeadLetter]:
+        """Return all dead letters."""
+        with self._transaction() as db:
+            rows = db.execute("SELECT * FROM dead_letters ORDER BY id").fetchall()
+        return [
+            DeadLetter(row["id"], row["received_at"], row["reason"], json.loads(row["message"]))
+            for row in rows
+        ]
+
+    def prune(self, before: datetime) -> int:
+        """Forget what ended before then; unconfirmed events stay."""
+        then = _utc(before)
+        with self._transaction() as db:
+            gone = db.execute("DELETE FROM dead_letters WHERE received_at < ?", (then,)).rowcount
+            gone += db.execute(
+                "DELETE FROM requests WHERE state = 'done' AND updated_at < ?", (then,)
+            ).rowcount
+            db.execute("DELETE FROM outbox WHERE confirmed_at < ?", (then,))
+        return gone
+
+    def pending(self, limit: int) -> Sequence[OutboxRow]:
+        """Return unconfirmed events, oldest first."""
+        with self._transaction() as db:
+            rows = db.execute(
+                "SELECT * FROM outbox WHERE confirmed_at IS NULL ORDER BY id LIMIT ?", (limit,)
+            ).fetchall()
+        return [OutboxRow(row["id"], _load(row["event"]), row["created_at"]) for row in rows]
+
+    def confirm(self, row: OutboxRow) -> None:
+        """Mark an event as taken by the broker."""
+        with self._transaction() as db:
+            db.execute("UPDATE outbox SET confirmed_at = ? WHERE id = ?", (_now(), row.id))
+
+    def close(self) -> None:
+        """Close the file and let the next process have it."""
+        with self._lock:
+            self._db.close()
+            if self._guard is not None:
+                os.close(self._guard)
+                self._guard = None
+
+
+def _exclusive(path: Path) -> int:
+    """Lock the journal for this process; the system lifts the lock when the process dies."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    guard = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(guard)
+        raise JournalInUse(f"{path} is in use by another tintype process") from error
+    return guard
+
+
+def _enqueue(db: sqlite3.Connection, event: Event) -> None:
+    """Put an event into the outbox; its derived id makes a second time harmless."""
+    db.execute(
+        "INSERT OR IGNORE INTO outbox (event_id, event, created_at) VALUES (?, ?, ?)",
+        (event.id, _dump(event), _now()),
+    )
+
+
+def _dump(event: Event) -> str:
+    data = {
+        "type": event.type,
+        "payload": event.payload,
+        "requester": asdict(event.requester),
+        "id": event.id,
+    }
+    return canonical(data).decode("ascii")
+
+
+def _load(text: str, attempt: int = 1) -> Event:
+    data = json.loads(text)
+    return Event(
+        data["type"], data["payload"], Requester(**data["requester"]), data["id"], attempt
+    )
+
+
+def _storable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _now() -> str:
+    return _utc(datetime.now(UTC))
+
+
+def _utc(moment: datetime) -> str:
+    """Return a form of fixed width, so that text compares as time does."""
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")

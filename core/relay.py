@@ -1,0 +1,88 @@
+"""The relay: carries recorded events from the outbox to the bus, in order, for as long as it takes."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+
+from tintype.core.errors import Unavailable
+from tintype.core.events import OUTCOMES, Event
+from tintype.core.ports import Outbox, OutboxRow, Publisher
+from tintype.core.runner import IDLE_SECONDS, Backoff
+
+LOG = logging.getLogger(__name__)
+
+BATCH = 100
+"""Events read from the outbox at once."""
+
+
+class Relay:
+    """One thread that publishes; a row leaves the outbox only on the broker's confirm."""
+
+    def __init__(self, outbox: Outbox, publisher: Publisher, backoff: Backoff) -> None:
+        self._outbox = outbox
+        self._publisher = publisher
+        self._backoff = backoff
+        self._progress: dict[str, Event] = {}
+        self._lock = threading.Lock()
+        self._news = threading.Event()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="relay", daemon=True)
+
+    def start(self) -> None:
+        """Publish what an earlier run left, then whatever comes."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Look at the outbox now."""
+        self._news.set()
+
+    def offer(self, progress: Event) -> None:
+        """Publish a progress event if that is possible at once; only a request's latest is kept."""
+        with self._lock:
+            self._progress[progress.payload["request_id"]] = progress
+        self._news.set()
+
+    def stop(self, seconds: float) -> None:
+        """Publish what is pending if the bus takes it within `seconds`; the rest stays recorded."""
+        self._stopping.set()
+        self._news.set()
+        self._thread.join(seconds)
+
+    def _work(self) -> None:
+        failures = 0
+        while True:
+            last_round = self._stopping.is_set()
+            self._news.clear()
+            try:
+                busy = self._round()
+                failures = 0
+            except Unavailable as error:
+                failures += 1
+                busy = False
+                LOG.warning("bus: %s; events are kept and tried again", error)
+            if last_round and not busy:
+                return
+            if failures:
+                self._stopping.wait(self._backoff.delay(failures).total_seconds())
+            elif not busy:
+                self._news.wait(IDLE_SECONDS)
+
+    def _round(self) -> bool:
+        """Publish one batch and the latest progress; tell whether there may be more."""
+        with self._lock:
+            # Taken before the outbox is read: what ends a request is recorded after its progress.
+            progress, self._progress = self._progress, {}
+        rows = self._outbox.pending(BATCH)
+        for row in rows:
+            self._publisher.publish(row.event)
+            self._outbox.confirm(row)
+        self._publish_progress(progress, rows)
+        return len(rows) == BATCH
+
+    def _publish_progress(self, progress: dict[str, Event], rows: Sequence[OutboxRow]) -> None:
+        ended = {row.event.payload["request_id"] for row in rows if row.event.type in OUTCOMES}
+        for request_id, event in progress.items():
+            if request_id not in ended:
+                self._publisher.publish(event)
