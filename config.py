@@ -1,0 +1,198 @@
+"""Configuration: oslo.config options, read once into frozen settings.
+
+Each group is one dataclass, and its fields are the options: name, type, default and help stand in
+one place. Nobody else sees oslo.config. Options come from `--config-file`, or from the environment
+as `OS_<GROUP>__<OPTION>` (oslo.config's own rule).
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from oslo_config import cfg
+
+
+class ConfigError(Exception):
+    """The configuration cannot work; the message names the option."""
+
+
+def _option(default: Any, help_text: str, *, minimum: float | None = None, secret: bool = False) -> Any:
+    metadata = {"help": help_text, "min": minimum, "secret": secret}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSettings:
+    """Group `[agent]`: the work on this host."""
+
+    host: str = _option("", "Name of this host in events and topics; the machine's where empty.")
+    state_dir: str = _option("/var/lib/tintype", "Directory of the journal.")
+    max_concurrent_snapshots: int = _option(
+        5, "Snapshots worked on at once (Nova's max_concurrent_snapshots).", minimum=1
+    )
+    graceful_timeout: float = _option(
+        30.0, "Seconds that running steps get to end when the service is stopped.", minimum=0
+    )
+    default_deadline: float = _option(
+        86400.0, "Seconds after which a request without a deadline is given up.", minimum=1
+    )
+    retry_first: float = _option(
+        1.0, "Seconds before a failed step is tried again; doubled each time.", minimum=0.01
+    )
+    retry_longest: float = _option(60.0, "Longest such wait, seconds.", minimum=0.01)
+    poll_interval: float = _option(
+        5.0, "Seconds between looks whether the image of a running upload was deleted.", minimum=0.1
+    )
+    retention_days: int = _option(
+        30, "Days for which ended requests (against repeats) and dead letters are kept.", minimum=1
+    )
+    default_project_id: str = _option("", "Project of requests that name none.")
+    default_user_id: str = _option("", "User of requests that name none.")
+    stores: list[str] = _option(
+        ["directory"], "Stores set up here: `glance`, `directory`. Requests choose among them; the"
+        " first takes the images of those that do not."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class BusSettings:
+    """Group `[bus]`: RabbitMQ through oslo.messaging."""
+
+    url: str = _option("rabbit://guest:guest@127.0.0.1:5672/", "Transport URL.", secret=True)
+    exchange: str = _option("tintype", "Exchange that events are published to.")
+    listen_exchanges: list[str] = _option(
+        ["tintype", "zun", "nova"], "Exchanges that requests are taken from: a publisher that uses"
+        " oslo.messaging sends to its own control_exchange."
+    )
+    notification_topic: str = _option("notifications", "Topic of emitted events.")
+    request_topic: str = _option(
+        "container-requests", "Topic of requests; `<topic>.<host>` is this host's own."
+    )
+    prefetch: int = _option(20, "Messages taken from a queue before they are journaled.", minimum=1)
+    max_message_bytes: int = _option(
+        1024 * 1024, "Longer messages become dead letters unread.", minimum=1024
+    )
+    quorum: bool = _option(False, "Use quorum queues; all publishers and consumers must agree.")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """Group `[engine]`: the Docker Engine of this host."""
+
+    url: str = _option("", "Engine's address; DOCKER_HOST or the usual socket where empty.")
+    call_timeout: int = _option(60, "Seconds for an ordinary call.", minimum=1)
+    commit_timeout: int = _option(3600, "Seconds for a commit.", minimum=1)
+    stream_timeout: int = _option(
+        600, "Seconds without a byte after which reading an image has failed; the engine stages"
+        " the whole image before it sends the first.", minimum=1
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class GlanceSettings:
+    """Group `[glance]`: the image service, reached with a service user of role admin."""
+
+    auth_url: str = _option("", "Keystone's address, for example https://keystone:5000/v3.")
+    username: str = _option("tintype", "Service user.")
+    password: str = _option("", "Its password.", secret=True)
+    project_name: str = _option("service", "Its project.")
+    user_domain_name: str = _option("Default", "Domain of the user.")
+    project_domain_name: str = _option("Default", "Domain of the project.")
+    region_name: str = _option("", "Region, where there are several.")
+    interface: str = _option("internal", "Endpoint interface in the catalogue.")
+    endpoint_override: str = _option("", "Glance's address instead of the catalogue's.")
+    cafile: str = _option("", "Certificate authorities to believe.")
+    connect_timeout: float = _option(10.0, "Seconds to connect.", minimum=1)
+    read_timeout: float = _option(300.0, "Seconds without an answer.", minimum=1)
+
+
+@dataclass(frozen=True, slots=True)
+class DirectorySettings:
+    """Group `[directory]`: images as files on this host."""
+
+    path: str = _option("/var/lib/tintype/images", "Directory of the images.")
+
+
+@dataclass(frozen=True, slots=True)
+class ApiSettings:
+    """Group `[api]`: the HTTP door of `tintype serve`."""
+
+    host: str = _option("127.0.0.1", "Address to listen on; without Keystone only a loopback one.")
+    port: int = _option(9519, "Port to listen on; 0 takes a free one.", minimum=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that can be configured."""
+
+    agent: AgentSettings = field(default_factory=AgentSettings)
+    bus: BusSettings = field(default_factory=BusSettings)
+    engine: EngineSettings = field(default_factory=EngineSettings)
+    glance: GlanceSettings = field(default_factory=GlanceSettings)
+    directory: DirectorySettings = field(default_factory=DirectorySettings)
+    api: ApiSettings = field(default_factory=ApiSettings)
+
+    @property
+    def host(self) -> str:
+        """Name of this host."""
+        return self.agent.host or socket.gethostname()
+
+    @property
+    def journal_path(self) -> Path:
+        """File of the journal."""
+        return Path(self.agent.state_dir) / "journal.sqlite"
+
+
+_OPTION_TYPES: dict[Any, Any] = {
+    str: cfg.StrOpt,
+    int: cfg.IntOpt,
+    float: cfg.FloatOpt,
+    bool: cfg.BoolOpt,
+    list[str]: cfg.ListOpt,
+}
+
+
+def list_options() -> list[tuple[str, list[Any]]]:
+    """Return all options by group, for oslo.config's sample generator."""
+    groups = get_type_hints(Settings)
+    return [(name, _options_of(group)) for name, group in groups.items()]
+
+
+def _options_of(group: Any) -> list[Any]:
+    hints = get_type_hints(group)
+    defaults = group()
+    options = []
+    for item in fields(group):
+        bounds = {"min": item.metadata["min"]} if item.metadata["min"] is not None else {}
+        options.append(
+            _OPTION_TYPES[hints[item.name]](
+                item.name,
+                default=getattr(defaults, item.name),
+                help=item.metadata["help"],
+                secret=item.metadata["secret"],
+                **bounds,
+            )
+        )
+    return options
+
+
+def load(config_files: Sequence[str] = ()) -> Settings:
+    """Read the settings. Raises ConfigError, naming the option."""
+    conf = cfg.ConfigOpts()
+    for group, options in list_options():
+        conf.register_opts(options, group=group)
+    try:
+        conf([], project="tintype", default_config_files=list(config_files))
+        groups = {
+            name: group(**{item.name: conf[name][item.name] for item in fields(group)})
+            for name, group in get_type_hints(Settings).items()
+        }
+    except (cfg.Error, ValueError) as error:
+        raise ConfigError(str(error)) from error
+    return Settings(**groups)
