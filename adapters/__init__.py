@@ -2,6 +2,10 @@
 
 import warnings
 
-# oslo.messaging imports oslo.service, which imports eventlet wherever that is installed, which then
-# warns of its own end. Nothing here runs on eventlet, and no user of ours can act on the warning.
+from oslo_service import backend
+
+# oslo.messaging imports oslo.service, whose default backend is eventlet. Nothing here runs on
+# eventlet, so the other backend is chosen before anybody imports oslo.messaging. futurist beneath
+# it still imports eventlet, which warns of its own end: no user of ours can act on that.
 warnings.filterwarnings("ignore", message=r"\s*Eventlet is deprecated")
+backend.init_backend(backend.BackendType.THREADING)

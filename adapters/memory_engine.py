@@ -1,0 +1,264 @@
+"""The port `Engine` in memory: containers are dictionaries of files, captures genuine archives."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import json
+import math
+import secrets
+import tarfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+from tintype.core.errors import NotFound, Refused, WrongState
+from tintype.core.events import is_uuid
+from tintype.core.ports import CaptureOptions, Container, ContainerState
+
+CHUNK_SIZE = 64 * 1024
+"""Bytes per chunk that `MemoryCapture.read` yields."""
+
+_CAPTURABLE = (ContainerState.RUNNING, ContainerState.STOPPED, ContainerState.PAUSED)
+
+
+@dataclass(slots=True)
+class MemoryContainer:
+    """A container: what is known of it, and its files by absolute path."""
+
+    described: Container
+    files: dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def state(self) -> ContainerState:
+        """The state it is in now."""
+        return self.described.state
+
+    @state.setter
+    def state(self, state: ContainerState) -> None:
+        self.described = replace(self.described, state=state)
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryCapture:
+    """An archive, kept until it is discarded."""
+
+    ref: str
+    digest: str
+    layers: Sequence[str]
+    size_bytes: int
+    paused_ms: int
+    _engine: MemoryEngine
+
+    @contextmanager
+    def read(self) -> Iterator[Iterator[bytes]]:
+        """Stream the archive. Raises NotFound once it was discarded."""
+        archive = self._engine.archive(self.ref)
+        yield (archive[at : at + CHUNK_SIZE] for at in range(0, len(archive), CHUNK_SIZE))
+
+
+class MemoryEngine:
+    """An engine whose containers a test or a dry run puts there with `add`."""
+
+    def __init__(self, fail: Callable[[str], None] = lambda _method: None) -> None:
+        """Start empty.
+
+        `fail` is called with the name of each method of the port before it does anything, with
+        `read` before a capture is streamed, and with `commit` while the container is frozen; what
+        it raises comes out.
+        """
+        self.containers: dict[str, MemoryContainer] = {}
+        """Every container by its engine id, to be changed at will."""
+        self.actions: list[tuple[str, str]] = []
+        """Each ("pause" or "unpause", engine id) that this engine did by itself, in order."""
+        self._fail = fail
+        self._lock = threading.RLock()
+        self._captures: dict[str, tuple[str, MemoryCapture, bytes]] = {}
+        self._numbers = itertools.count(1)
+
+    def add(
+        self,
+        name: str,
+        state: ContainerState = ContainerState.RUNNING,
+        *,
+        files: Mapping[str, bytes] | None = None,
+        labels: Mapping[str, str] | None = None,
+        volumes: Sequence[str] = (),
+        image: str = "busybox:latest",
+        engine_id: str | None = None,
+    ) -> Container:
+        """Put a container there, with an id of 64 hex digits unless one is given."""
+        engine_id = engine_id or secrets.token_hex(32)
+        uuid = name.removeprefix("zun-")
+        described = Container(
+            engine_id=engine_id,
+            uuid=uuid if uuid != name and is_uuid(uuid) else engine_id,
+            name=name,
+            state=state,
+            image=image,
+            image_id=_digest(image.encode()),
+            config={
+                "command": ["sleep", "infinity"],
+                "entrypoint": None,
+                "working_dir": "",
+                "user": "",
+                "exposed_ports": [],
+                "restart_policy": {"name": "no", "maximum_retry_count": 0},
+            },
+            labels=dict(labels or {}),
+            volumes=tuple(sorted(volumes)),
+        )
+        self.containers[engine_id] = MemoryContainer(described, dict(files or {}))
+        return described
+
+    def inspect(self, ident: str) -> Container:
+        """Return the container with this uuid, name, engine id, or unique start of an id."""
+        self._fail("inspect")
+        every = [each.described for each in self.containers.values()]
+        names = {f"zun-{ident.lower()}", ident} if is_uuid(ident) else {ident}
+        found = (
+            [each for each in every if each.engine_id == ident]
+            or [each for each in every if each.name in names]
+            or [each for each in every if ident and each.engine_id.startswith(ident)]
+        )
+        if not found:
+            raise NotFound(f"no container {ident!r} on this host")
+        if len(found) > 1:
+            candidates = ", ".join(sorted(each.name for each in found))
+            raise Refused(f"{ident!r} stands for several containers: {candidates}")
+        return found[0]
+
+    def thaw(self, engine_id: str) -> None:
+        """Let a frozen container run; nothing happens to one that is gone or runs."""
+        self._fail("thaw")
+        self._thaw(engine_id)
+
+    def _thaw(self, engine_id: str) -> None:
+        with self._lock:
+            container = self.containers.get(engine_id)
+            if container is not None and container.state is ContainerState.PAUSED:
+                container.state = ContainerState.RUNNING
+                self.actions.append(("unpause", engine_id))
+
+    def capture(self, container: Container, owner: str, options: CaptureOptions) -> MemoryCapture:
+        """Keep the container's files as they are now."""
+        self._fail("capture")
+        engine_id = container.engine_id
+        began = time.monotonic()
+        frozen = self._freeze(engine_id) if options.pause else False
+        try:
+            self._fail("commit")
+            with self._lock:
+                ref = f"tintype-capture/memory:{owner}.{next(self._numbers)}"
+                archive, digest, layers, size = _archive(
+                    self._capturable(engine_id), ref, owner, options
+                )
+        finally:
+            if frozen:
+                self._thaw(engine_id)
+        paused_ms = math.ceil((time.monotonic() - began) * 1000) if frozen else 0
+        capture = MemoryCapture(ref, digest, layers, size, paused_ms, self)
+        with self._lock:
+            self._captures[ref] = owner, capture, archive
+        return capture
+
+    def _freeze(self, engine_id: str) -> bool:
+        with self._lock:
+            container = self._capturable(engine_id)
+            if container.state is not ContainerState.RUNNING:
+                return False
+            container.state = ContainerState.PAUSED
+            self.actions.append(("pause", engine_id))
+            return True
+
+    def _capturable(self, engine_id: str) -> MemoryContainer:
+        container = self.containers.get(engine_id)
+        if container is None:
+            raise NotFound(f"no container {engine_id!r} on this host")
+        if container.state not in _CAPTURABLE:
+            raise WrongState(f"container {engine_id[:12]} is {container.state}")
+        return container
+
+    def archive(self, ref: str) -> bytes:
+        """Return a capture's archive. Raises NotFound once it was discarded."""
+        self._fail("read")
+        with self._lock:
+            if ref not in self._captures:
+                raise NotFound(f"no capture {ref}")
+            return self._captures[ref][2]
+
+    def reopen(self, ref: str, *, paused_ms: int = 0) -> MemoryCapture | None:
+        """Return a capture made before, or None when it is no more."""
+        self._fail("reopen")
+        with self._lock:
+            found = self._captures.get(ref)
+        return replace(found[1], paused_ms=paused_ms) if found else None
+
+    def discard(self, owner: str) -> None:
+        """Forget every capture made for `owner`; none left is fine."""
+        self._fail("discard")
+        with self._lock:
+            kept = {ref: held for ref, held in self._captures.items() if held[0] != owner}
+            self._captures = kept
+
+    def owners(self) -> frozenset[str]:
+        """Return the owners of all captures that still exist."""
+        self._fail("owners")
+        with self._lock:
+            return frozenset(owner for owner, _, _ in self._captures.values())
+
+    def check(self) -> None:
+        """Do nothing: this engine always answers, unless `fail` says otherwise."""
+        self._fail("check")
+
+    def close(self) -> None:
+        """Do nothing: there are no connections."""
+        self._fail("close")
+
+
+def _archive(
+    container: MemoryContainer, ref: str, owner: str, options: CaptureOptions
+) -> tuple[bytes, str, tuple[str, ...], int]:
+    """Return a docker-archive of the container, its digest, diff ids and unpacked size."""
+    described = container.described
+    volumes = tuple(f"{path.rstrip('/')}/" for path in described.volumes)
+    own = {path: data for path, data in container.files.items() if not path.startswith(volumes)}
+    layers = [_tar({"etc/image": described.image.encode()}), _tar(own)]
+    diff_ids = tuple(_digest(layer) for layer in layers)
+    config = {
+        "architecture": "amd64",
+        "os": "linux",
+        "author": options.author,
+        "comment": options.message,
+        "config": {
+            "Cmd": described.config["command"],
+            "Labels": {**described.labels, **options.labels, "tintype.request_id": owner},
+        },
+        "history": [{"created_by": "base"}, {"author": options.author, "comment": options.message}],
+        "rootfs": {"type": "layers", "diff_ids": diff_ids},
+    }
+    document = json.dumps(config).encode()
+    digest = _digest(document)
+    files = {f"{_digest(layer)[7:]}/layer.tar": layer for layer in layers}
+    name = f"{digest[7:]}.json"
+    manifest = [{"Config": name, "RepoTags": [ref], "Layers": list(files)}]
+    files |= {name: document, "manifest.json": json.dumps(manifest).encode()}
+    size = sum(len(data) for data in own.values()) + len(described.image)
+    return _tar(files), digest, diff_ids, size
+
+
+def _tar(files: Mapping[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for path, data in files.items():
+            member = tarfile.TarInfo(path.lstrip("/"))
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def _digest(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
