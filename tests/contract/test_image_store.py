@@ -1,0 +1,355 @@
+"""What every ImageStore does, run on the in-memory twin, the directory and real Glance."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+import tracemalloc
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tintype.adapters.directory import DirectoryStore
+from tintype.adapters.memory_store import MemoryStore
+from tintype.core.archive import ArchiveSummary
+from tintype.core.errors import (
+    Cancelled,
+    CorruptUpload,
+    ImageIdSpent,
+    Interrupted,
+    NotFound,
+    Unavailable,
+)
+from tintype.core.ports import ImageSpec, ImageStatus, ImageStore
+
+if TYPE_CHECKING:
+    from tests.support.openstack import Cloud
+
+CHUNKS = (b"first" * 1000, b"second" * 5000, b"last")
+DATA = b"".join(CHUNKS)
+MIB = 1024 * 1024
+
+
+@dataclass
+class Case:
+    """A store under test, and in what stores may differ."""
+
+    store: ImageStore
+    spends_ids: bool
+    """A deleted image's id is never taken again."""
+    streams: bool = True
+    """Data is passed on as it comes; the twin cannot but keep it."""
+    shows_saving: bool = True
+    """An image that is being filled is `saving`; a directory calls it `queued`."""
+    reserved: list[str] = field(default_factory=list)
+
+    def spec(self) -> ImageSpec:
+        """Return a new image, to be deleted after the test."""
+        image = ImageSpec(
+            str(uuid.uuid4()), "web", "v1", None, properties={"image_type": "snapshot"}
+        )
+        self.reserved.append(image.id)
+        return image
+
+    def reserve(self) -> str:
+        """Reserve a new image and return its id."""
+        return self.store.reserve(self.spec()).id
+
+    def filled(self) -> str:
+        """Return the id of a new image that holds DATA."""
+        image_id = self.reserve()
+        self.store.upload(image_id, iter(CHUNKS))
+        return image_id
+
+    def discard_in_upload(self, image_id: str) -> None:
+        """Delete an image whose upload has just begun, once the store has noticed that."""
+        deadline = time.monotonic() + 10
+        while self.shows_saving and self.store.describe(image_id).status is ImageStatus.QUEUED:
+            assert time.monotonic() < deadline, "the upload is not noticed"
+            time.sleep(0.05)
+        eventually(lambda: self.store.discard(image_id))
+
+    def settled(self, image_id: str) -> ImageStatus:
+        """Return the image's status once a broken upload has been noticed."""
+        deadline = time.monotonic() + 10
+        while (status := self.store.describe(image_id).status) is ImageStatus.SAVING:
+            assert time.monotonic() < deadline, "the image stays in saving"
+            time.sleep(0.05)
+        return status
+
+    def upload_again(self, image_id: str) -> None:
+        """Upload DATA once more; as long as a broken upload is not noticed, that is Unavailable."""
+        eventually(lambda: self.store.upload(image_id, iter(CHUNKS)))
+
+    def content(self, image_id: str) -> bytes:
+        """Return all of an image's data."""
+        with self.store.download(image_id) as chunks:
+            return b"".join(chunks)
+
+
+@pytest.fixture(params=["memory", "directory", "glance"])
+def case(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Case]:
+    """Yield every store in turn; an absent Glance fails."""
+    if request.param == "memory":
+        case = Case(MemoryStore(), spends_ids=True, streams=False)
+    elif request.param == "directory":
+        case = Case(DirectoryStore(tmp_path / "images"), spends_ids=False, shows_saving=False)
+    else:
+        cloud: Cloud = request.getfixturevalue("cloud")
+        case = Case(cloud.store(), spends_ids=True)
+    yield case
+    for image_id in case.reserved:
+        eventually(partial(case.store.discard, image_id))
+    case.store.close()
+
+
+def eventually(call: Callable[[], None]) -> None:
+    """Make a call until it is no longer Unavailable, as the port says one may."""
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            return call()
+        except Unavailable:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
+def summary(data: bytes) -> ArchiveSummary:
+    """Return what is known of an archive with this content."""
+    return ArchiveSummary(
+        size_bytes=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+        sha512=hashlib.sha512(data).hexdigest(),
+        config_digest="sha256:" + "0" * 64,
+        layers=(),
+    )
+
+
+def test_a_reserved_image_is_queued(case: Case) -> None:
+    image = case.spec()
+    stored = case.store.reserve(image)
+    assert (stored.id, stored.status) == (image.id, ImageStatus.QUEUED)
+    assert (stored.size_bytes, stored.sha512) == (None, None)
+    assert case.store.describe(image.id) == stored
+
+
+def test_reserving_again_returns_the_image_whatever_its_status(case: Case) -> None:
+    image = case.spec()
+    assert case.store.reserve(image) == case.store.reserve(image)
+    case.store.upload(image.id, iter(CHUNKS))
+    assert case.store.reserve(image).status is ImageStatus.ACTIVE
+    assert case.content(image.id) == DATA
+
+
+def test_an_uploaded_image_is_active_and_whole(case: Case) -> None:
+    stored = case.store.describe(case.filled())
+    assert stored.status is ImageStatus.ACTIVE
+    assert stored.size_bytes == len(DATA)
+    assert stored.sha512 == hashlib.sha512(DATA).hexdigest()
+
+
+def test_a_download_gives_the_same_bytes(case: Case) -> None:
+    assert case.content(case.filled()) == DATA
+
+
+def test_an_error_in_the_midst_of_a_download_comes_out_unchanged(case: Case) -> None:
+    image_id, error = case.filled(), OSError("the reader's own")
+    with pytest.raises(OSError, match="own") as raised, case.store.download(image_id):
+        raise error
+    assert raised.value is error
+
+
+def test_complete_is_idempotent(case: Case) -> None:
+    image_id, properties = case.filled(), {"image_state": "available", "a/b~c": "1"}
+    done = case.store.complete(image_id, summary(DATA), properties)
+    assert done.status is ImageStatus.ACTIVE
+    assert done.location
+    assert case.store.complete(image_id, summary(DATA), properties) == done
+
+
+@pytest.mark.parametrize("other", [DATA[:-1], DATA[:-1] + b"x", b""], ids=["short", "bits", "none"])
+def test_complete_refuses_other_bytes_than_were_sent(case: Case, other: bytes) -> None:
+    image_id = case.reserve()
+    case.store.upload(image_id, iter([other]))
+    with pytest.raises(CorruptUpload):
+        case.store.complete(image_id, summary(DATA), {})
+
+
+def test_complete_refuses_an_image_without_data(case: Case) -> None:
+    with pytest.raises(CorruptUpload):
+        case.store.complete(case.reserve(), summary(DATA), {})
+
+
+FAILURES = [
+    ValueError("bad archive"),
+    OSError("disk"),
+    BrokenPipeError("engine went away"),
+    ConnectionResetError("engine was reset"),
+    TimeoutError("engine is slow"),
+    Cancelled("asked to stop"),
+    Interrupted("the service stops"),
+    KeyboardInterrupt(),
+]
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: type(failure).__name__)
+@pytest.mark.parametrize("sent", [0, 2], ids=["at once", "midway"])
+def test_what_the_body_raises_comes_out_and_leaves_no_image(
+    case: Case, failure: BaseException, sent: int
+) -> None:
+    def body() -> Iterator[bytes]:
+        yield from CHUNKS[:sent]
+        raise failure
+
+    image_id = case.reserve()
+    with pytest.raises(type(failure)) as raised:
+        case.store.upload(image_id, body())
+    assert raised.value is failure
+    assert case.settled(image_id) is ImageStatus.QUEUED
+    case.upload_again(image_id)
+    assert case.content(image_id) == DATA
+
+
+def test_an_image_deleted_in_the_upload_is_not_found(case: Case) -> None:
+    image_id = case.reserve()
+
+    def body() -> Iterator[bytes]:
+        yield from CHUNKS
+        case.discard_in_upload(image_id)
+        yield from CHUNKS
+
+    with pytest.raises(NotFound):
+        case.store.upload(image_id, body())
+    with pytest.raises(NotFound):
+        case.store.describe(image_id)
+
+
+def test_the_body_may_look_at_its_own_image(case: Case) -> None:
+    image_id = case.reserve()
+    seen: list[ImageStatus] = []
+
+    def body() -> Iterator[bytes]:
+        for chunk in CHUNKS:
+            yield chunk
+            seen.append(case.store.describe(image_id).status)
+
+    case.store.upload(image_id, body())
+    assert len(seen) == len(CHUNKS)
+    assert set(seen) <= {ImageStatus.QUEUED, ImageStatus.SAVING}
+
+
+def test_an_active_image_takes_no_data(case: Case) -> None:
+    image_id = case.filled()
+    with pytest.raises(ImageIdSpent):
+        case.store.upload(image_id, iter([b"other"]))
+    assert case.content(image_id) == DATA
+
+
+def test_of_two_uploads_at_once_one_wins(case: Case) -> None:
+    image_id = case.reserve()
+    under_way, over = threading.Event(), threading.Event()
+
+    def body() -> Iterator[bytes]:
+        yield CHUNKS[0]
+        under_way.set()
+        assert over.wait(30)
+        yield from CHUNKS[1:]
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(case.store.upload, image_id, body())
+        assert under_way.wait(30)
+        try:
+            with pytest.raises((ImageIdSpent, Unavailable)):
+                case.store.upload(image_id, iter([b"other"]))
+        finally:
+            over.set()
+        first.result()
+    assert case.content(image_id) == DATA
+
+
+def test_a_big_upload_is_never_in_memory(case: Case) -> None:
+    if not case.streams:
+        assert isinstance(case.store, MemoryStore)
+        return
+    size, chunk = 64 * MIB, bytes(MIB // 2)
+
+    def body() -> Iterable[bytes]:
+        for _ in range(size // len(chunk)):
+            yield bytes(chunk)
+
+    image_id = case.reserve()
+    tracemalloc.start()
+    try:
+        case.store.upload(image_id, body())
+        with case.store.download(image_id) as chunks:
+            assert sum(map(len, chunks)) == size
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 * MIB
+    assert case.store.describe(image_id).size_bytes == size
+
+
+def test_discarding_twice_is_fine(case: Case) -> None:
+    for image_id in (case.reserve(), case.filled()):
+        case.store.discard(image_id)
+        case.store.discard(image_id)
+        with pytest.raises(NotFound):
+            case.store.describe(image_id)
+
+
+def test_an_image_can_be_discarded_in_the_midst_of_its_upload(case: Case) -> None:
+    image_id = case.reserve()
+
+    def body() -> Iterator[bytes]:
+        yield CHUNKS[0]
+        case.discard_in_upload(image_id)
+        raise Cancelled("its image was deleted")
+
+    with pytest.raises(Cancelled):
+        case.store.upload(image_id, body())
+    with pytest.raises(NotFound):
+        case.store.describe(image_id)
+
+
+def test_a_deleted_id_is_spent_or_free_but_never_the_old_image(case: Case) -> None:
+    image = case.spec()
+    case.store.reserve(image)
+    case.store.upload(image.id, iter(CHUNKS))
+    case.store.discard(image.id)
+    if case.spends_ids:
+        with pytest.raises(ImageIdSpent):
+            case.store.reserve(image)
+    else:
+        assert case.store.reserve(image).status is ImageStatus.QUEUED
+
+
+def test_what_is_not_there_is_not_found(case: Case) -> None:
+    image_id = str(uuid.uuid4())
+    case.store.discard(image_id)
+    with pytest.raises(NotFound):
+        case.store.describe(image_id)
+    with pytest.raises(NotFound):
+        case.store.upload(image_id, iter(CHUNKS))
+    with pytest.raises(NotFound):
+        case.store.complete(image_id, summary(DATA), {})
+    with pytest.raises(NotFound), case.store.download(image_id):
+        pass
+
+
+def test_a_queued_image_has_nothing_to_download(case: Case) -> None:
+    with pytest.raises(NotFound), case.store.download(case.reserve()):
+        pass
+
+
+def test_it_answers(case: Case) -> None:
+    case.store.check()
+    assert case.store.name
