@@ -55,8 +55,9 @@ _STATUS = {
 """Glance's statuses; in any other (killed, deleted, pending_delete) the image is gone for good."""
 
 _LOOK_AGAIN = {requests.codes.not_found, requests.codes.conflict, requests.codes.gone}
-"""Answers to an upload that say less than they seem to: the loser of two uploads at once is told
-now that there is a conflict (409) and now that the image was deleted in the meantime (410)."""
+"""Answers to an upload that say less than they seem to: of two uploads at once the loser is told
+that there is a conflict (409), but by a Glance with a busy database also that the image was deleted
+in the meantime (410), which it was not."""
 
 _PATCH = {"Content-Type": "application/openstack-images-v2.1-json-patch"}
 _LOG = logging.getLogger(__name__)

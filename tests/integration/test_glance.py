@@ -113,8 +113,8 @@ def test_two_puts_at_the_same_instant_never_make_a_wrong_image(
 ) -> None:
     """At most one is told that it worked.
 
-    Sometimes none is, and sometimes the loser's cleaning up puts the winner's image back to
-    `queued`, after a 204: that is what `complete` is there to find out.
+    With a database that is locked at the wrong moment (SQLite) none is, or the loser's cleaning up
+    puts the winner's image back to `queued`, after a 204: `complete` is there to find that out.
     """
     spec = cloud.spec()
     glance.reserve(spec)
