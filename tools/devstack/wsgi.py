@@ -20,7 +20,7 @@ from devstack.service import Service
 
 #: Sixteen threads are sixteen uploads at once. A thread may take as long as it likes: the timeout
 #: is about the worker's heartbeat, which a thread does not hold up.
-SETTINGS = """\
+SETTINGS = '''\
 wsgi_app = {app!r}
 bind = {bind!r}
 chdir = {chdir!r}
@@ -31,7 +31,18 @@ timeout = 600
 graceful_timeout = 5
 control_socket_disable = True
 accesslog = "-"
-"""
+
+
+def post_worker_init(worker):
+    """Let writers wait for each other: SQLite tells one that has begun to read to give up at once,
+    and Glance then answers 500 and leaves images in `saving`."""
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    @event.listens_for(Engine, "before_cursor_execute", retval=True)
+    def begin_as_writer(connection, cursor, statement, parameters, context, many):
+        return ("BEGIN IMMEDIATE" if statement == "BEGIN" else statement), parameters
+'''
 
 
 class WsgiService(Service):
