@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable
+from ipaddress import ip_address
 from typing import Any
 
 import falcon
@@ -161,7 +162,10 @@ def _json_object(request: falcon.Request) -> dict[str, Any]:
 
 
 def _is_loopback(host: str) -> bool:
-    return host in ("localhost", "::1", "[::1]") or host.startswith("127.")
+    try:
+        return host == "localhost" or ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def _answer_error(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import logging
 import socket
 import sys
 import time
@@ -59,19 +60,21 @@ class Client:
     def __init__(self, endpoint: str) -> None:
         self._endpoint = endpoint
         self._session = Session(auth=NoAuth(endpoint=endpoint))
+        # It tells of every attempt to connect; the user hears of the last one from us.
+        logging.getLogger("keystoneauth").setLevel(logging.ERROR)
 
     def commit(self, container: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Ask for a snapshot; return its ids."""
         return self._call("POST", f"/v1/containers/{container}/commit", json=dict(body))
 
     def snapshot(self, snapshot_id: str) -> dict[str, Any]:
-        """Return how a snapshot stands."""
-        return self._call("GET", f"/v1/snapshots/{snapshot_id}")
+        """Return how a snapshot stands; a service that is being restarted is waited for."""
+        return self._call("GET", f"/v1/snapshots/{snapshot_id}", connect_retries=6)
 
     def _call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         try:
             response = self._session.request(
-                self._endpoint + path, method, raise_exc=False, connect_retries=0, **options
+                self._endpoint + path, method, raise_exc=False, **options
             )
             body: dict[str, Any] = response.json()
         except keystone_exceptions.ConnectFailure as error:
@@ -116,10 +119,16 @@ class Commit(ShowOne):
 
     def take_action(self, arguments: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:
         """Ask for the snapshot and, if told so, wait for it."""
+        body = _commit_body(arguments)
+        require_valid(COMMIT_REQUEST, {"container": arguments.container, **body})
         client = Client(self.app.options.endpoint)
-        answer = client.commit(arguments.container, _commit_body(arguments))
+        answer = client.commit(arguments.container, body)
         if arguments.wait:
-            answer = _wait(client, answer["snapshot_id"])
+            try:
+                answer = _wait(client, answer["snapshot_id"])
+            except KeyboardInterrupt:
+                print(f"not waiting; snapshot {answer['snapshot_id']} goes on", file=sys.stderr)
+                raise
         shown = {name: _cell(answer[name]) for name in SHOWN if answer.get(name)}
         return tuple(shown), tuple(shown.values())
 

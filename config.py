@@ -195,4 +195,8 @@ def load(config_files: Sequence[str] = ()) -> Settings:
         }
     except (cfg.Error, ValueError) as error:
         raise ConfigError(str(error)) from error
+    for name, group in groups.items():
+        for item in fields(group):
+            if getattr(group, item.name) is None:  # oslo.config's reading of an empty number
+                raise ConfigError(f"[{name}] {item.name}: expected a number, got nothing")
     return Settings(**groups)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import waitress
 
@@ -57,8 +59,9 @@ def serve(settings: Settings) -> None:
 
 
 def _feed(agent: Agent, event: Event) -> None:
+    """Take a request in; what is wrong with it is the publisher's to hear."""
     if event.type == COMMIT_REQUEST:
-        agent.intake.on_message(Message(event.type, event.payload, event.requester, event.id))
+        agent.intake.take(Message(event.type, event.payload, event.requester, event.id))
 
 
 def _own_requester(context: object) -> Requester:
@@ -67,4 +70,8 @@ def _own_requester(context: object) -> Requester:
 
 
 def _print_event(event: Event) -> None:
-    print(event_line(event), flush=True)
+    try:
+        print(event_line(event), flush=True)
+    except BrokenPipeError:
+        # Whoever read the events has gone; the service goes on without.
+        sys.stdout = Path(os.devnull).open("w")

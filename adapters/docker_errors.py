@@ -57,6 +57,12 @@ _RULES: tuple[tuple[type[Exception], type[TintypeError]], ...] = (
 )
 """Most specific first. Answers with an HTTP status are judged by the status instead."""
 
+_PREFIX = {
+    requests.exceptions.ConnectionError: "the container engine does not answer, is it running and"
+    " is its address ([engine] url, DOCKER_HOST) right?"
+}
+"""What says more than `container engine`."""
+
 _FINAL = ("max depth exceeded",)
 """Words in a 500 that trying again does not change: an image has at most 125 layers."""
 
@@ -79,7 +85,7 @@ def translate(error: Exception, conflict: type[TintypeError] = WrongState) -> Ti
         return translate(error.__cause__, conflict)
     for kind, ours in _RULES:
         if isinstance(error, kind):
-            return ours(f"container engine: {error}")
+            return ours(f"{_PREFIX.get(type(error), 'container engine')}: {error}")
     return Internal(f"{type(error).__name__}: {error}")
 
 

@@ -71,6 +71,9 @@ ORDER BY seq LIMIT 1
 DEAD_LETTER_BYTES = 64 * 1024
 """What is kept of a message that could not be used."""
 
+REASON_LENGTH = 4000
+"""Characters kept of the reason why."""
+
 
 class JournalInUse(Exception):
     """Another process works with this journal."""
@@ -86,16 +89,11 @@ class SqliteJournal:
         """
         self._lock = threading.RLock()
         self._guard = None if str(path) == ":memory:" else _exclusive(Path(path))
-        self._db = sqlite3.connect(
-            path, timeout=10.0, isolation_level=None, check_same_thread=False
-        )
-        self._db.row_factory = sqlite3.Row
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = FULL")
-        self._db.executescript(SCHEMA)
-        with self._transaction() as db:
-            if db.execute("SELECT 1 FROM meta").fetchone() is None:
-                db.execute("INSERT INTO meta VALUES (?)", (uuid.uuid4().hex[:12],))
+        try:
+            self._db = _connect(path)
+        except sqlite3.Error as error:
+            self._release()
+            raise OSError(f"{path}: {error}") from error
 
     @property
     def instance(self) -> str:
@@ -105,14 +103,18 @@ class SqliteJournal:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """Commit all or nothing. Raises Unavailable when the disk is full or the file is locked."""
+        """Commit all or nothing.
+
+        Raises Unavailable when the disk is full, or the file locked or damaged.
+        """
         with self._lock:
             try:
                 self._db.execute("BEGIN IMMEDIATE")
                 try:
                     yield self._db
                 except BaseException:
-                    self._db.execute("ROLLBACK")
+                    if self._db.in_transaction:  # a full disk may have rolled it back already
+                        self._db.execute("ROLLBACK")
                     raise
                 self._db.execute("COMMIT")
             except sqlite3.OperationalError as error:
@@ -143,13 +145,13 @@ class SqliteJournal:
     def reject(self, key: str, reason: str, message: Mapping[str, Any], answer: Event | None) -> bool:
         """Keep a dead letter and answer it, once."""
         text = canonical(message).decode("ascii")
-        if len(text) > DEAD_LETTER_BYTES:
+        if len(text) > DEAD_LETTER_BYTES or not text.startswith("{"):
             text = json.dumps({"truncated": text[:DEAD_LETTER_BYTES], "bytes": len(text)})
         with self._transaction() as db:
             done = db.execute(
                 "INSERT OR IGNORE INTO dead_letters (key, received_at, reason, message)"
                 " VALUES (?, ?, ?, ?)",
-                (key, _now(), _storable(reason), text),
+                (key, _now(), _storable(reason[:REASON_LENGTH]), text),
             )
             if done.rowcount and answer is not None:
                 _enqueue(db, answer)
@@ -236,7 +238,7 @@ class SqliteJournal:
         with self._transaction() as db:
             rows = db.execute("SELECT * FROM dead_letters ORDER BY id").fetchall()
         return [
-            DeadLetter(row["id"], row["received_at"], row["reason"], json.loads(row["message"]))
+            DeadLetter(row["id"], row["received_at"], row["reason"], _load_message(row["message"]))
             for row in rows
         ]
 
@@ -268,9 +270,30 @@ class SqliteJournal:
         """Close the file and let the next process have it."""
         with self._lock:
             self._db.close()
-            if self._guard is not None:
-                os.close(self._guard)
-                self._guard = None
+            self._release()
+
+    def _release(self) -> None:
+        if self._guard is not None:
+            os.close(self._guard)
+            self._guard = None
+
+
+def _connect(path: Path | str) -> sqlite3.Connection:
+    """Open the database and bring it into shape; what fails leaves nothing open."""
+    db = sqlite3.connect(path, timeout=10.0, isolation_level=None, check_same_thread=False)
+    try:
+        db.row_factory = sqlite3.Row
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        db.executescript(SCHEMA)
+        db.execute(
+            "INSERT INTO meta SELECT ? WHERE NOT EXISTS (SELECT 1 FROM meta)",
+            (uuid.uuid4().hex[:12],),
+        )
+    except BaseException:
+        db.close()
+        raise
+    return db
 
 
 def _exclusive(path: Path) -> int:
@@ -293,14 +316,24 @@ def _enqueue(db: sqlite3.Connection, event: Event) -> None:
     )
 
 
+def _load_message(text: str) -> dict[str, Any]:
+    """Read a dead letter; how deep it may be nested depends on how deep the stack is now."""
+    try:
+        message: dict[str, Any] = json.loads(text)
+    except RecursionError:
+        return {"unread": text}
+    return message
+
+
 def _dump(event: Event) -> str:
+    """Return what `_load` reads. Unlike `canonical` it fails where it would have to cut."""
     data = {
         "type": event.type,
         "payload": event.payload,
         "requester": asdict(event.requester),
         "id": event.id,
     }
-    return canonical(data).decode("ascii")
+    return json.dumps(data, separators=(",", ":"), default=repr)
 
 
 def _load(text: str, attempt: int = 1) -> Event:

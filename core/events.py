@@ -83,11 +83,11 @@ def canonical(value: Any) -> bytes:
     """Return JSON in which equal documents are equal bytes, for fingerprints.
 
     Lone surrogates can arrive on the bus and have no UTF-8 form, hence ASCII. A document nested too
-    deeply to be walked is represented by its beginning.
+    deeply to be walked, or with keys that JSON does not have, is represented by its beginning.
     """
     try:
         text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=repr)
-    except RecursionError:
+    except (RecursionError, TypeError):
         text = json.dumps(reprlib.repr(value))
     return text.encode("ascii")
 

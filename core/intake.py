@@ -11,7 +11,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from tintype.core.errors import Invalid, RequestConflict, TintypeError, Violation
+from tintype.core.errors import (
+    Invalid,
+    RequestConflict,
+    TintypeError,
+    Unavailable,
+    Violation,
+)
 from tintype.core.events import (
     COMMIT_REQUEST,
     SNAPSHOT_PROGRESS,
@@ -81,9 +87,16 @@ class Intake:
             )
         if admission is Admission.NEW:
             snapshot = Snapshot.begin(step, host=self.host, created_at=now.isoformat())
-            self.journal.note(snapshot.event(SNAPSHOT_PROGRESS, status="queued"))
+            self._note(snapshot.event(SNAPSHOT_PROGRESS, status="queued"))
             self.wake()
         return request_id
+
+    def _note(self, event: Event) -> None:
+        try:
+            self.journal.note(event)
+        except Unavailable as error:
+            # The request is taken: its sender must not hear that it was not.
+            LOG.warning("progress not noted: %s", error)
 
     def _deadline(self, payload: Mapping[str, Any], now: datetime) -> datetime:
         if "deadline" in payload:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
 
 from tintype.core.errors import Unavailable
 from tintype.core.events import OUTCOMES, Event
-from tintype.core.ports import Outbox, OutboxRow, Publisher
+from tintype.core.ports import Outbox, Publisher
 from tintype.core.runner import IDLE_SECONDS, Backoff
+from tintype.core.snapshot import ACCEPTED
 
 LOG = logging.getLogger(__name__)
 
@@ -39,7 +39,12 @@ class Relay:
         self._news.set()
 
     def offer(self, progress: Event) -> None:
-        """Publish a progress event if that is possible at once; only a request's latest is kept."""
+        """Publish a progress event if that is possible at once; only a request's latest is kept.
+
+        One from before the request is accepted is not for the bus: nothing precedes its start.
+        """
+        if progress.payload["phase"] == ACCEPTED:
+            return
         with self._lock:
             self._progress[progress.payload["request_id"]] = progress
         self._news.set()
@@ -62,6 +67,11 @@ class Relay:
                 failures += 1
                 busy = False
                 LOG.warning("bus: %s; events are kept and tried again", error)
+            except Exception:
+                # The relay's edge: a defect must not end the thread, and with it all answers.
+                failures += 1
+                busy = False
+                LOG.exception("bus: publishing broke; events are kept and tried again")
             if last_round and not busy:
                 return
             if failures:
@@ -75,14 +85,17 @@ class Relay:
             # Taken before the outbox is read: what ends a request is recorded after its progress.
             progress, self._progress = self._progress, {}
         rows = self._outbox.pending(BATCH)
+        ended = {row.event.payload["request_id"] for row in rows if row.event.type in OUTCOMES}
+        with self._lock:
+            # What came in between may be of a request that is about to be answered.
+            for request_id in ended:
+                self._progress.pop(request_id, None)
         for row in rows:
             self._publisher.publish(row.event)
             self._outbox.confirm(row)
-        self._publish_progress(progress, rows)
-        return len(rows) == BATCH
-
-    def _publish_progress(self, progress: dict[str, Event], rows: Sequence[OutboxRow]) -> None:
-        ended = {row.event.payload["request_id"] for row in rows if row.event.type in OUTCOMES}
+        if len(rows) == BATCH:
+            return True  # a progress event's start may be among what is still to come: drop it
         for request_id, event in progress.items():
             if request_id not in ended:
                 self._publisher.publish(event)
+        return False

@@ -134,8 +134,9 @@ class Runner:
                 LOG.error("journal: %s", error)
                 work = None
             if work is None:
+                idle_seconds = self._idle_seconds()
                 with self._wake:
-                    self._wake.wait(self._idle_seconds())
+                    self._wake.wait(idle_seconds)
                 continue
             self._running[work.request_id] = work
             self.run(work)
@@ -144,7 +145,10 @@ class Runner:
             self.wake()
 
     def _idle_seconds(self) -> float:
-        due = self._journal.next_due()
+        try:
+            due = self._journal.next_due()
+        except Unavailable:
+            return IDLE_SECONDS
         if due is None:
             return IDLE_SECONDS
         left = (due - self._services.clock.now()).total_seconds()

@@ -27,6 +27,9 @@ FINISH = "snapshot.finish"
 ABORT = "snapshot.abort"
 SWEEP = "snapshot.sweep"
 
+ACCEPTED = "accepted"
+"""The first phase: until the image is reserved, and with it the start announced."""
+
 CLEANUP = frozenset({FINISH, ABORT, SWEEP})
 """Steps that end a request: run past any deadline, and again until they succeed."""
 
@@ -53,14 +56,14 @@ class Copy:
     """Image ids that the store can no longer use, still to be deleted."""
 
     def next_generation(self, request_id: str) -> Self:
-        """Return a copy with a fresh image id; the present one is to be deleted."""
+        """Return a copy with a fresh image id; the present one, if it is ours, is to be deleted."""
         generation = self.generation + 1
         return replace(
             self,
             image_id=image_id_for(request_id, generation),
             generation=generation,
             reserved=False,
-            spent=(*self.spent, self.image_id),
+            spent=(*self.spent, self.image_id) if self.reserved else self.spent,
         )
 
 
@@ -93,7 +96,7 @@ class Snapshot:
     snapshot_id: str
     host: str
     created_at: str
-    phase: str = "accepted"
+    phase: str = ACCEPTED
     engine_container_id: str | None = None
     container_uuid: str | None = None
     container_name: str | None = None
@@ -255,7 +258,7 @@ def rejection(
     given = payload if isinstance(payload, Mapping) else {}
     named = {name: _printable(given.get(name)) for name in ("container", "image_name", "tag")}
     event_id = derived_id(key, SNAPSHOT_ERROR)
-    fault = replace(Fault.of(error, "accepted"), image_deleted=False)
+    fault = replace(Fault.of(error, ACCEPTED), image_deleted=False)
     blank = Snapshot(
         request={"image_name": "", "tag": ""},
         requester=requester,

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime
 
-from tintype.core.errors import NotFound, TintypeError, Unavailable
+from tintype.core.errors import NotFound, Refused, TintypeError, Unavailable
 from tintype.core.events import SNAPSHOT_END, SNAPSHOT_ERROR, Event
-from tintype.core.ports import ImageStatus, Services
+from tintype.core.ports import ImageStatus, ImageStore, Services
 from tintype.core.snapshot import SWEEP, Copy, Snapshot
 
 QUIET_ATTEMPTS = 3
@@ -77,24 +77,41 @@ def _clean_stores(snapshot: Snapshot, services: Services) -> list[str]:
     return _undone(
         [
             lambda copy=copy: _discard_copy(snapshot, copy, services)  # type: ignore[misc]
-            for copy in snapshot.copies
+            for copy in snapshot.copies or _copies_asked_for(snapshot, services)
         ]
     )
 
 
+def _copies_asked_for(snapshot: Snapshot, services: Services) -> list[Copy]:
+    """Return what the requester reserved for a request that was refused before anything began."""
+    image_id = snapshot.request.get("image_id")
+    if image_id is None:
+        return []
+    names = snapshot.request.get("stores") or services.default_stores
+    return [Copy(name, image_id) for name in names if name in services.stores]
+
+
 def _discard_copy(snapshot: Snapshot, copy: Copy, services: Services) -> None:
-    store = services.stores[copy.name]
+    store = services.stores.get(copy.name)
+    if store is None:
+        raise Refused(f"the store {copy.name!r} is not configured here any more")
     for image_id in copy.spent:
         store.discard(image_id)
-    given = copy.image_id == snapshot.request.get("image_id")
-    if copy.reserved or not given or _waits_for_us(snapshot, copy, services):
+    if copy.reserved or _waits_for_us(snapshot, copy, store):
         store.discard(copy.image_id)
 
 
-def _waits_for_us(snapshot: Snapshot, copy: Copy, services: Services) -> bool:
-    """Tell whether an image named by the requester may be deleted: it must never be another's."""
-    image = services.stores[copy.name].describe(copy.image_id)
-    return image.status is ImageStatus.QUEUED and image.owner == snapshot.requester.project_id
+def _waits_for_us(snapshot: Snapshot, copy: Copy, store: ImageStore) -> bool:
+    """Tell whether an image not known to be ours may be deleted: it must never be another's.
+
+    Not even one with an id made from the request's: a request that is sent once more after the
+    journal has forgotten it, or by somebody else to another host, has the image of the first.
+    """
+    image = store.describe(copy.image_id)
+    project = snapshot.requester.project_id
+    given = copy.image_id == snapshot.request.get("image_id")
+    ours = image.owner == project or (not given and None in (image.owner, project))
+    return image.status is ImageStatus.QUEUED and ours
 
 
 def _undone(chores: list[Callable[[], None]]) -> list[str]:

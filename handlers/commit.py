@@ -62,7 +62,8 @@ def capture(event: Event, services: Services) -> Iterator[Event]:
         yield snapshot.step(CAPTURE, pause_intended=pause, phase=phase)
         return
     phase = "pausing" if pause else "committing"
-    services.progress(replace(snapshot, phase=phase).event(SNAPSHOT_PROGRESS, status="saving"))
+    freezing = replace(snapshot, phase=phase)
+    services.progress(freezing.event(SNAPSHOT_PROGRESS, status="saving", key=phase))
     taken = services.engine.capture(container, snapshot.request_id, _options(snapshot, pause))
     yield snapshot.step(
         UPLOAD,

@@ -108,7 +108,8 @@ def _send(store: ImageStore, copy: Copy, body: Iterable[bytes]) -> None:
 
 def _complete(store: ImageStore, copy: Copy, sent: ArchiveSummary) -> StoredImage:
     try:
-        return store.complete(copy.image_id, sent, {"snapshot_sha256": sent.sha256})
+        facts = {"snapshot_sha256": sent.sha256, "engine_image_id": sent.config_digest}
+        return store.complete(copy.image_id, sent, facts)
     except NotFound as error:
         raise _deleted(copy) from error
 

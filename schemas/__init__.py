@@ -10,8 +10,9 @@ import json
 import reprlib
 import uuid
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from importlib.resources import files
+from itertools import islice
 from typing import Any
 
 from jsonschema import Draft202012Validator, FormatChecker
@@ -28,10 +29,14 @@ def _is_uuid(value: object) -> bool:
     return not isinstance(value, str) or str(uuid.UUID(value)) == value.lower()
 
 
-@_FORMATS.checks("date-time", raises=ValueError)
+@_FORMATS.checks("date-time", raises=(ValueError, OverflowError))
 def _is_date_time(value: object) -> bool:
     """RFC 3339 wants a zone, without which a deadline means something else on every host."""
-    return not isinstance(value, str) or datetime.fromisoformat(value).tzinfo is not None
+    if not isinstance(value, str):
+        return True
+    moment = datetime.fromisoformat(value)
+    moment.astimezone(UTC)  # OverflowError: before the year 1 or after the year 9999 there
+    return moment.tzinfo is not None
 
 
 def _read() -> dict[str, dict[str, Any]]:
@@ -57,14 +62,22 @@ SCHEMAS: Mapping[str, Mapping[str, Any]] = _read()
 _VALIDATORS = _compile(SCHEMAS)
 
 
-def validate(event_type: str, payload: Any) -> list[Violation]:
+VIOLATIONS_TOLD = 20
+"""How many faults of one message are named: a hostile one can have a hundred thousand."""
+
+
+def validate(event_type: Any, payload: Any) -> list[Violation]:
     """Return what is wrong with an event's payload, nearest to the document's root first."""
-    validator = _VALIDATORS.get(event_type)
+    validator = _VALIDATORS.get(event_type) if isinstance(event_type, str) else None
     if validator is None:
         known = ", ".join(sorted(_VALIDATORS))
         return [Violation("", f"an event type with a schema ({known})", repr(event_type)[:100])]
-    errors = sorted(validator.iter_errors(payload), key=lambda error: len(error.absolute_path))
-    return [violation for error in errors for violation in _explain(error)]
+    try:
+        found = list(islice(validator.iter_errors(payload), VIOLATIONS_TOLD))
+    except RecursionError:
+        return [Violation("", "a document nested less deeply", "one too deep to be checked")]
+    found.sort(key=lambda error: len(error.absolute_path))
+    return [violation for error in found for violation in _explain(error)][:VIOLATIONS_TOLD]
 
 
 def _explain(error: ValidationError) -> Iterable[Violation]:
@@ -91,10 +104,10 @@ def _explain(error: ValidationError) -> Iterable[Violation]:
 
 
 def _expectation(error: ValidationError) -> str:
-    """Put a failed keyword into words; `x-expected` in a schema says it better than a pattern."""
+    """Put a failed keyword into words; `x-expected` in a schema says it better than a pattern does."""
     value: Any = error.validator_value
     schema: Any = error.schema
-    if error.validator == "pattern" and "x-expected" in schema:
+    if error.validator in ("pattern", "format") and "x-expected" in schema:
         return str(schema["x-expected"])
     words = {
         "type": f"{' or '.join(value) if isinstance(value, list) else value}",

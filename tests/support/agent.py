@@ -20,7 +20,9 @@ from kombu.mixins import ConsumerMixin
 
 from tests.support.openstack import Cloud
 from tests.support.rabbit import Broker, until
+from tintype.adapters.docker_engine import DockerEngine
 from tintype.adapters.publisher import RabbitPublisher
+from tintype.adapters.sqlite_journal import SqliteJournal
 from tintype.core.events import COMMIT_REQUEST, OUTCOMES, Event, Requester
 from tintype.schemas import validate
 
@@ -184,10 +186,16 @@ class AgentProcess:
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
     def close(self) -> None:
-        """Stop whatever still runs."""
+        """Stop whatever still runs, and remove what a failed test has left on the engine."""
         if self.process is not None and not self.died():
             self.kill()
         self.witness.stop()
+        journal = SqliteJournal(self.folder / "journal.sqlite")
+        engine = DockerEngine(self._engine_url, instance=journal.instance)
+        for owner in engine.owners():
+            engine.discard(owner)
+        engine.close()
+        journal.close()
 
 
 def left_on(client: DockerClient, *request_ids: str) -> list[str]:

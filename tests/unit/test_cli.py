@@ -1,0 +1,470 @@
+"""The command: exit codes, one line for an error, and what scripts can read."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import waitress
+
+from tests.support.twins import Bench
+from tintype import __version__
+from tintype.api import create_app
+from tintype.cli import main
+from tintype.core.errors import TooLarge, Unavailable
+from tintype.core.events import COMMIT_REQUEST, SNAPSHOT_PROGRESS, Event, Message, is_uuid
+from tintype.core.snapshot import RESERVE, Snapshot
+
+UUID = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
+GOOD = {"container": "web", "image_name": "snap"}
+
+
+class Ended:
+    """What a command left behind."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code = code
+        self.out = out
+        self.err = err
+
+    def failed(self, *words: str) -> str:
+        """Return the one line on stderr with which the command failed."""
+        assert self.code == 1
+        assert self.out == ""
+        (line,) = self.err.splitlines()
+        for word in words:
+            assert word in line
+        assert "Traceback" not in line
+        return line
+
+    def worked(self) -> str:
+        """Return the output of a command that worked."""
+        assert self.code == 0, self.err
+        return self.out
+
+
+Run = Callable[..., Ended]
+
+
+@pytest.fixture
+def tintype(capsys: pytest.CaptureFixture[str]) -> Run:
+    def run(*arguments: object) -> Ended:
+        root = logging.getLogger()
+        handlers, level = list(root.handlers), root.level
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as end:  # argparse and cliff's help
+            code = int(end.code or 0)
+        finally:
+            # cliff adds a handler for each command, bound to the stderr of the time.
+            root.handlers[:] = handlers
+            root.setLevel(level)
+        return Ended(code, *capsys.readouterr())
+
+    return run
+
+
+def write(path: Path, document: object) -> Path:
+    path.write_text(document if isinstance(document, str) else json.dumps(document))
+    return path
+
+
+# A service to talk to
+
+
+@contextmanager
+def served(app: Any) -> Iterator[str]:
+    """Serve a WSGI application and yield its address."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = waitress.create_server(app, sockets=[listening], threads=2)
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+        def end() -> None:
+            for channel in list(server.active_channels.values()):
+                channel.handle_close()  # the client keeps its connection
+            server.close()
+
+        server.trigger.pull_trigger(end)
+        thread.join()
+        server.task_dispatcher.shutdown()
+
+
+class Service:
+    """What `tintype serve` is, with twins behind it."""
+
+    def __init__(self) -> None:
+        self.bench = Bench()
+        self.bench.container()
+        app = create_app(
+            self._take, self.bench.engine.inspect, self.bench.journal.snapshot, lambda: None
+        )
+        self._web = ExitStack()
+        self.endpoint = self._web.enter_context(served(app))
+
+    def _take(self, event: Event) -> None:
+        self.bench.intake.take(Message(event.type, event.payload, event.requester, event.id))
+        self.bench.runner.wake()
+
+    def close(self) -> None:
+        self.bench.runner.stop(10)
+        self._web.close()
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    made = Service()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def commit(tintype: Run, service: Service) -> Run:
+    return lambda *arguments: tintype("--endpoint", service.endpoint, "commit", *arguments)
+
+
+# Commit
+
+
+def test_commit_asks_for_a_snapshot_and_shows_its_ids(commit: Run, service: Service) -> None:
+    shown = json.loads(commit("web", "snap:v1", "-f", "json").worked())
+    assert is_uuid(shown["request_id"])
+    assert shown["uuid"] == service.bench.engine.inspect("web").uuid
+    work = service.bench.journal.claim(service.bench.clock.now())
+    assert work is not None
+    assert work.step.payload == {
+        **GOOD,
+        "tag": "v1",
+        "request_id": shown["request_id"],
+    }
+
+
+def test_every_option_of_commit_is_in_the_request(commit: Run, service: Service) -> None:
+    commit(
+        "web",
+        "snap",
+        "--tag",
+        "v2",
+        "--store",
+        "glance",
+        "--store",
+        "directory",
+        "--no-pause",
+        "--message",
+        "m",
+        "--author",
+        "a",
+        "--label",
+        "l=1=2",
+        "--metadata",
+        "k=",
+        "--request-id",
+        UUID,
+        "--deadline",
+        "2999-01-01T00:00:00Z",
+    ).worked()
+    work = service.bench.journal.claim(service.bench.clock.now())
+    assert work is not None
+    assert work.step.payload == {
+        **GOOD,
+        "tag": "v2",
+        "stores": ["glance", "directory"],
+        "pause": False,
+        "message": "m",
+        "author": "a",
+        "labels": {"l": "1=2"},
+        "metadata": {"k": ""},
+        "request_id": UUID,
+        "deadline": "2999-01-01T00:00:00Z",
+    }
+
+
+def test_waiting_ends_with_the_image(commit: Run, service: Service) -> None:
+    service.bench.runner.start()
+    shown = json.loads(commit("web", "snap", "--wait", "-f", "json").worked())
+    assert shown["status"] == "active"
+    assert service.bench.images() == {shown["image_id"]: "active"}
+    assert shown["size_bytes"] == len(service.bench.stores["glance"].images[shown["image_id"]].data)
+
+
+def test_waiting_for_a_snapshot_that_fails_fails(commit: Run, service: Service) -> None:
+    service.bench.trouble.plan("glance.upload", TooLarge("quota exceeded"))
+    service.bench.runner.start()
+    ended = commit("web", "snap", "--wait")
+    assert ended.code == 1
+    assert ended.out == ""
+    # What comes before it are the phases.
+    assert "the snapshot failed: quota exceeded" in ended.err.splitlines()[-1]
+
+
+def test_waiting_tells_what_is_waited_for(commit: Run, service: Service) -> None:
+    service.bench.trouble.plan("engine.inspect", Unavailable("engine away"), skip=1, times=1)
+    recorded = threading.Event()
+
+    def go_on() -> None:
+        while not recorded.wait(0.05):
+            latest = [e for e in service.bench.progress if e.payload["status"] == "waiting"]
+            if latest:
+                service.bench.clock.advance(61)
+
+    helper = threading.Thread(target=go_on)
+    helper.start()
+    service.bench.runner.start()
+    try:
+        commit("web", "snap", "--wait").worked()
+    finally:
+        recorded.set()
+        helper.join()
+    assert service.bench.progress[0].type == SNAPSHOT_PROGRESS
+    assert service.bench.progress[0].payload["fault"]["message"] == "engine away"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("nobody", "snap"), ["nobody"]),
+        (("web", "Snap"), ["/image_name: expected a lowercase"]),
+        (("web", "snap:"), ["/tag"]),
+        (("web", "snap", "--tag=-x"), ["/tag: expected a tag"]),
+        (("web", "host:5000/snap"), ["/tag"]),
+        (("../x", "snap"), ["/container: expected"]),
+        (("web", "snap", "--label", "x"), ["--label: expected KEY=VALUE, got 'x'"]),
+        (("web", "snap", "--request-id", "x"), ["/request_id: expected"]),
+        (("web", "snap", "--deadline", "soon"), ["/deadline: expected"]),
+        (("web", "snap", "--message", "a\x00b"), ["/message: expected"]),
+    ],
+    ids=str,
+)
+def test_commit_fails_with_one_line(
+    commit: Run, service: Service, arguments: tuple[str, ...], words: list[str]
+) -> None:
+    if arguments == ("web", "snap:"):
+        commit(*arguments).worked()  # no tag is the default one
+        return
+    commit(*arguments).failed(*words)
+    assert service.bench.journal.live() == frozenset()
+
+
+def test_a_conflict_is_told(commit: Run) -> None:
+    commit("web", "snap", "--request-id", UUID).worked()
+    commit("web", "snap", "--request-id", UUID).worked()
+    commit("web", "other", "--request-id", UUID).failed(UUID, "used before")
+
+
+def test_a_service_that_does_not_answer_is_named(tintype: Run) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    tintype("--endpoint", f"http://127.0.0.1:{port}", "commit", "web", "snap").failed(
+        f"127.0.0.1:{port}", "tintype serve"
+    )
+
+
+def test_something_else_that_answers_is_named(tintype: Run) -> None:
+    def other(environ: Any, start: Any) -> list[bytes]:
+        del environ
+        start("200 OK", [("Content-Type", "text/html")])
+        return [b"<html>"]
+
+    with served(other) as endpoint:
+        tintype("--endpoint", endpoint, "commit", "web", "snap").failed(endpoint)
+
+
+# Usage
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("nonsense",),
+        ("commit",),
+        ("commit", "web"),
+        ("commit", "web", "snap", "--nonsense"),
+        ("validate",),
+        ("invoke",),
+        ("invoke", "nonsense", "-"),
+        ("commit", "web", "snap", "-f", "x"),
+        ("--nonsense",),
+    ],
+    ids=str,
+)
+def test_a_wrong_call_is_2(tintype: Run, arguments: tuple[str, ...]) -> None:
+    ended = tintype(*arguments)
+    assert ended.code == 2
+    assert ended.out + ended.err
+
+
+def test_help_and_version_work(tintype: Run) -> None:
+    assert "commit" in tintype().worked()
+    assert "--endpoint" in tintype("--help").worked()
+    assert "--no-pause" in tintype("commit", "--help").worked()
+    assert __version__ in tintype("--version").worked()
+
+
+def test_the_command_runs_as_a_module() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "tintype", "validate", "-"],
+        input=json.dumps(GOOD),
+        capture_output=True,
+        text=True,
+        cwd="/",
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    ended = subprocess.run(
+        [sys.executable, "-m", "tintype", "validate", "-"],
+        input="{}",
+        capture_output=True,
+        text=True,
+        cwd="/",
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert len(ended.stderr.splitlines()) == 1
+    assert ended.stdout == ""
+
+
+# Validate
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        GOOD,
+        {"payload": GOOD},
+        {"event_type": COMMIT_REQUEST, "payload": GOOD},
+        {"type": COMMIT_REQUEST, "payload": GOOD},
+    ],
+    ids=["payload", "wrapped", "notification", "event"],
+)
+def test_a_valid_event_is_said_to_be_one(
+    tintype: Run, tmp_path: Path, document: dict[str, Any]
+) -> None:
+    path = write(tmp_path / "event.json", document)
+    assert tintype("validate", path).worked() == f"{path}: a valid {COMMIT_REQUEST}\n"
+
+
+@pytest.mark.parametrize(
+    ("document", "word"),
+    [
+        ({"container": "web"}, "/image_name: expected a value, got nothing"),
+        ({**GOOD, "x": 1}, "/x: expected one of the known fields"),
+        ({"type": "nonsense", "payload": {}}, "'nonsense'"),
+        ({"type": ["a"], "payload": {}}, "['a']"),
+        ({"payload": None}, "expected object"),
+        ([], "expected an object"),
+        ("{", "event.json"),
+        ("", "event.json"),
+        ("[" * 100_000, "event.json"),
+    ],
+    ids=lambda value: ascii(value)[:40],
+)
+def test_an_invalid_event_is_refused_in_one_line(
+    tintype: Run, tmp_path: Path, document: object, word: str
+) -> None:
+    tintype("validate", write(tmp_path / "event.json", document)).failed(word)
+
+
+def test_the_type_can_be_given(tintype: Run, tmp_path: Path) -> None:
+    path = write(tmp_path / "event.json", GOOD)
+    tintype("validate", "--type", "image.snapshot.end", path).failed("/event_id: expected a value")
+
+
+def test_a_file_that_cannot_be_read_is_named(tintype: Run, tmp_path: Path) -> None:
+    tintype("validate", tmp_path / "missing.json").failed("missing.json", "No such file")
+    tintype("validate", tmp_path).failed(str(tmp_path))
+    binary = tmp_path / "binary"
+    binary.write_bytes(b"\xff\xfe")
+    tintype("validate", binary).failed("binary")
+
+
+# Invoke
+
+
+@pytest.fixture
+def invoke(tintype: Run, tmp_path: Path) -> Run:
+    """`tintype invoke` on a host without an engine."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    conf = write(tmp_path / "conf", f"[engine]\nurl = tcp://127.0.0.1:{port}\n")
+
+    def run(handler: str, document: object) -> Ended:
+        path = write(tmp_path / "event.json", document)
+        return tintype(
+            "invoke", "--config-file", conf, "--state-dir", tmp_path / "state", handler, path
+        )
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("handler", "document", "words"),
+    [
+        (COMMIT_REQUEST, {"container": "web"}, ["/image_name: expected a value"]),
+        (COMMIT_REQUEST, {**GOOD, "stores": ["nowhere"]}, ["/stores/0", "'nowhere'"]),
+        (COMMIT_REQUEST, {**GOOD, "host": "elsewhere"}, ["'elsewhere'"]),
+        (COMMIT_REQUEST, {"payload": GOOD, "requester": {"token": "x"}}, ["/requester", "token"]),
+        (COMMIT_REQUEST, {"payload": GOOD, "requester": 5}, ["/requester"]),
+        (COMMIT_REQUEST, {"payload": []}, ["expected object"]),
+        (RESERVE, GOOD, [f"no {RESERVE} event"]),
+        (RESERVE, {}, [f"no {RESERVE} event"]),
+        (COMMIT_REQUEST, "nonsense", ["event.json"]),
+        (COMMIT_REQUEST, GOOD, []),  # there is no engine
+    ],
+    ids=str,
+)
+def test_invoke_fails_with_one_line(
+    invoke: Run, handler: str, document: object, words: list[str]
+) -> None:
+    invoke(handler, document).failed(*words)
+
+
+def test_invoke_of_a_step_without_anything_left_to_do_works(invoke: Run) -> None:
+    payload = {**GOOD, "request_id": UUID}
+    begun = Snapshot.begin(
+        Event(COMMIT_REQUEST, payload), host="h", created_at="2026-01-01T00:00:00+00:00"
+    )
+    ended = invoke("snapshot.sweep", {"payload": json.loads(json.dumps(begun.step("x").payload))})
+    assert ended.worked() == ""
+
+
+def test_a_broken_configuration_is_named(tintype: Run, tmp_path: Path) -> None:
+    conf = write(tmp_path / "conf", "[agent]\nmax_concurrent_snapshots = many\n")
+    event = write(tmp_path / "event.json", GOOD)
+    tintype("invoke", "--config-file", conf, COMMIT_REQUEST, event).failed(
+        "max_concurrent_snapshots"
+    )
+
+
+# Serve
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:0", "192.0.2.1:80", "nonsense", "127.0.0.1:x", ""])
+def test_serve_listens_on_this_machine_only(tintype: Run, tmp_path: Path, listen: str) -> None:
+    if not listen:
+        conf = write(tmp_path / "conf", "[api]\nhost = 0.0.0.0\n")
+        tintype("serve", "--config-file", conf, "--state-dir", tmp_path).failed("loopback")
+        return
+    tintype("serve", "--listen", listen, "--state-dir", tmp_path / "state").failed(
+        "loopback" if listen[0].isdigit() and listen[-1].isdigit() else "--listen"
+    )
+    assert not (tmp_path / "state").exists()
+
+
+def test_standard_input_is_read(tintype: Run) -> None:
+    ordinary = sys.stdin
+    sys.stdin = io.StringIO(json.dumps(GOOD))
+    try:
+        assert tintype("validate", "-").worked().startswith("-: a valid")
+    finally:
+        sys.stdin = ordinary

@@ -1,0 +1,150 @@
+"""Configuration: defaults, files, the environment, and errors that name the option."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import FrozenInstanceError, fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import pytest
+
+from tintype.config import ConfigError, Settings, list_options, load
+
+
+def conf(tmp_path: Path, text: str) -> list[str]:
+    path = tmp_path / "tintype.conf"
+    path.write_text(text)
+    return [str(path)]
+
+
+@contextmanager
+def environment(**values: str) -> Iterator[None]:
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name in values:
+            del os.environ[name]
+
+
+def every_option() -> list[Any]:
+    return [
+        pytest.param(group, option, id=f"{group}-{option.name}")
+        for group, options in list_options()
+        for option in options
+    ]
+
+
+def test_the_defaults_are_those_of_the_contract() -> None:
+    settings = load()
+    assert settings == Settings()
+    assert settings.bus.exchange == "tintype"
+    assert settings.bus.listen_exchanges == ["tintype", "zun", "nova"]
+    assert settings.bus.notification_topic == "notifications"
+    assert settings.bus.request_topic == "container-requests"
+    assert settings.agent.max_concurrent_snapshots == 5
+    assert settings.api.host == "127.0.0.1"
+
+
+def test_every_field_is_an_option_with_help() -> None:
+    options = {group: {option.name for option in made} for group, made in list_options()}
+    assert options == {
+        name: {item.name for item in fields(group)}
+        for name, group in get_type_hints(Settings).items()
+    }
+    for _, made in list_options():
+        for option in made:
+            assert option.help.endswith("."), option.name
+
+
+def test_a_file_is_read_into_the_types_of_the_fields(tmp_path: Path) -> None:
+    settings = load(
+        conf(
+            tmp_path,
+            "[agent]\nhost = h1\nmax_concurrent_snapshots = 2\nretry_first = 0.5\n"
+            "stores = glance, directory\nstate_dir = /state\n"
+            "[bus]\nquorum = true\n[directory]\npath = /images\n",
+        )
+    )
+    assert settings.agent.max_concurrent_snapshots == 2
+    assert settings.agent.retry_first == 0.5
+    assert settings.agent.stores == ["glance", "directory"]
+    assert settings.bus.quorum is True
+    assert settings.directory.path == "/images"
+    assert settings.host == "h1"
+    assert settings.journal_path == Path("/state/journal.sqlite")
+
+
+def test_a_later_file_overrides_an_earlier_one(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.conf", tmp_path / "b.conf"
+    first.write_text("[agent]\nhost = a\nstate_dir = /a\n")
+    second.write_text("[agent]\nhost = b\n")
+    settings = load([str(first), str(second)])
+    assert (settings.agent.host, settings.agent.state_dir) == ("b", "/a")
+
+
+def test_the_environment_overrides_a_file(tmp_path: Path) -> None:
+    files = conf(tmp_path, "[agent]\nhost = from-file\n[glance]\npassword = file\n")
+    with environment(OS_AGENT__HOST="from-env", OS_GLANCE__PASSWORD="secret"):
+        settings = load(files)
+    assert settings.agent.host == "from-env"
+    assert settings.glance.password == "secret"
+    assert load(files).agent.host == "from-file"
+
+
+def test_the_host_is_the_machines_unless_it_is_named() -> None:
+    assert load().host == socket.gethostname()
+
+
+def test_settings_cannot_be_changed() -> None:
+    settings: Any = load()
+    with pytest.raises(FrozenInstanceError):
+        settings.agent.host = "x"
+
+
+def test_two_settings_share_no_list() -> None:
+    one, two = load(), load()
+    one.agent.stores.append("x")
+    assert two.agent.stores == load().agent.stores == ["directory"]
+
+
+@pytest.mark.parametrize(("group", "option"), every_option())
+def test_a_value_of_the_wrong_type_or_range_names_its_option(
+    tmp_path: Path, group: str, option: Any
+) -> None:
+    kind = type(option.type).__name__
+    if kind in {"String", "List"}:
+        load(conf(tmp_path, f"[{group}]\n{option.name} = anything\n"))  # there is no wrong text
+        return
+    wrong = ["", "abc"]
+    if getattr(option.type, "min", None) is not None:
+        wrong.append(str(option.type.min - 1))
+    for value in wrong:
+        with pytest.raises(ConfigError, match=option.name):
+            load(conf(tmp_path, f"[{group}]\n{option.name} = {value}\n"))
+
+
+def test_a_wrong_value_in_the_environment_is_an_error() -> None:
+    with environment(OS_API__PORT="high"), pytest.raises(ConfigError, match=r"(?i)port|high"):
+        load()
+
+
+def test_a_file_that_is_not_there_or_no_configuration_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"missing\.conf"):
+        load([str(tmp_path / "missing.conf")])
+    with pytest.raises(ConfigError, match=r"tintype\.conf"):
+        load(conf(tmp_path, "no section\n[agent"))
+
+
+def test_secrets_are_marked() -> None:
+    secret = {
+        f"{group}.{option.name}"
+        for group, options in list_options()
+        for option in options
+        if option.secret
+    }
+    assert secret == {"bus.url", "glance.password"}

@@ -1,0 +1,336 @@
+"""The door: every message is taken in, answered, or kept; none is lost and none breaks it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.support.twins import ALICE, HOST, MALLORY, Bench, checked
+from tintype.adapters.sqlite_journal import SqliteJournal
+from tintype.core.errors import Invalid, RequestConflict, Unavailable
+from tintype.core.events import COMMIT_REQUEST, SNAPSHOT_ERROR, Event, Message, is_uuid
+from tintype.core.ports import Admission
+from tintype.core.snapshot import snapshot_id_for
+from tintype.schemas import validate
+
+UUID = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
+OTHER = "6ba7b811-9dad-11d1-80b4-00c04fd430c8"
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def message(payload: Any, **fields: Any) -> Message:
+    about: dict[str, Any] = {
+        "event_type": COMMIT_REQUEST,
+        "context": ALICE,
+        "message_id": OTHER,
+        "publisher_id": "test",
+        "timestamp": "2026-01-01 00:00:00",
+    }
+    return Message(payload=payload, **{**about, **fields})
+
+
+def request(**fields: Any) -> dict[str, Any]:
+    return {"container": "web", "image_name": "snap", **fields}
+
+
+# Taken in
+
+
+def test_a_request_is_journaled_and_workers_are_woken(bench: Bench) -> None:
+    woken: list[int] = []
+    intake = replace(bench.intake, wake=lambda: woken.append(1))
+    intake.on_message(message(request(request_id=UUID)))
+
+    work = bench.journal.claim(bench.clock.now())
+    assert work is not None
+    assert work.step == Event(COMMIT_REQUEST, request(request_id=UUID), ALICE)
+    assert work.deadline == bench.clock.now() + timedelta(days=1)
+    assert woken == [1]
+    assert bench.events() == []
+    assert bench.journal.dead_letters() == []
+
+
+def test_a_request_can_be_looked_up_as_soon_as_it_is_taken(bench: Bench) -> None:
+    assert bench.intake.take(message(request(request_id=UUID))) == UUID
+    for ident in (UUID, snapshot_id_for(UUID)):
+        event = bench.journal.snapshot(ident)
+        assert event is not None
+        assert checked(event).payload["status"] == "queued"
+
+
+def test_a_deadline_is_the_requests_own(bench: Bench) -> None:
+    bench.intake.on_message(message(request(deadline="2030-01-01T02:00:00+02:00")))
+    work = bench.journal.claim(bench.clock.now())
+    assert work is not None
+    assert work.deadline == datetime.fromisoformat("2030-01-01T00:00:00+00:00")
+
+
+@pytest.mark.parametrize("year", ["0001", "9999"])
+def test_a_deadline_at_the_end_of_time_is_taken_or_answered(bench: Bench, year: str) -> None:
+    for zone in ("Z", "+14:00", "-14:00", "+23:59", "-23:59"):
+        for date in ("-01-01T00:00:00", "-12-31T23:59:59"):
+            ident = str(uuid.uuid4())
+            bench.intake.on_message(
+                message(request(request_id=ident, deadline=f"{year}{date}{zone}"))
+            )
+            assert ident in bench.journal.live() or bench.events(ident)
+
+
+# Request ids
+
+
+def test_the_request_id_is_the_requests_own_in_lower_case(bench: Bench) -> None:
+    assert bench.intake.take(message(request(request_id=UUID.upper()))) == UUID
+    assert bench.intake.take(message(request(request_id=UUID))) == UUID
+
+
+def test_without_one_it_is_the_message_id(bench: Bench) -> None:
+    assert bench.intake.take(message(request())) == OTHER
+    assert bench.intake.take(message(request(), message_id=UUID.upper())) == UUID
+
+
+@pytest.mark.parametrize(
+    "message_id", [None, 5, "", "abc", UUID.replace("-", ""), [UUID]], ids=repr
+)
+def test_without_either_it_is_made_of_the_message(bench: Bench, message_id: Any) -> None:
+    one = bench.intake.take(message(request(), message_id=message_id))
+    assert is_uuid(one)
+    assert bench.intake.take(message(request(), message_id=message_id)) == one
+    later = message(request(), message_id=message_id, timestamp="2026-01-01 00:00:01")
+    assert bench.intake.take(later) != one
+    assert len(bench.journal.live()) == 2
+
+
+def test_a_repeated_request_changes_nothing(bench: Bench) -> None:
+    for _ in range(3):
+        bench.intake.on_message(message(request(request_id=UUID)))
+    bench.container()
+    bench.settle()
+    bench.intake.on_message(message(request(request_id=UUID), message_id=str(uuid.uuid4())))
+
+    assert bench.journal.live() == frozenset()
+    bench.outcome(UUID)
+    assert bench.journal.dead_letters() == []
+
+
+@pytest.mark.parametrize(
+    ("payload", "who"),
+    [(request(request_id=UUID, tag="v2"), ALICE), (request(request_id=UUID), MALLORY)],
+    ids=["another body", "another project"],
+)
+def test_a_request_id_used_again_for_another_is_a_conflict(
+    bench: Bench, payload: dict[str, Any], who: Any
+) -> None:
+    bench.intake.on_message(message(request(request_id=UUID)))
+    with pytest.raises(RequestConflict, match=UUID):
+        bench.intake.take(message(payload, context=who))
+    bench.intake.on_message(message(payload, context=who))
+
+    (answer,) = bench.events()
+    assert answer.payload["fault"]["code"] == 409
+    assert answer.payload["fault"]["exception"] == "RequestConflict"
+    assert answer.payload["snapshot_id"] != snapshot_id_for(UUID)
+    assert answer.requester == who
+    assert bench.journal.live() == {UUID}
+
+    bench.container()
+    bench.settle()
+    assert [e.type for e in bench.events() if e.payload["snapshot_id"] == snapshot_id_for(UUID)]
+
+
+# Answered
+
+
+def test_an_invalid_request_is_answered_and_kept(bench: Bench) -> None:
+    woken: list[int] = []
+    intake = replace(bench.intake, wake=lambda: woken.append(1))
+    payload = {"container": "web", "image_name": "Snap", "request_id": UUID, "tag": 5}
+    intake.on_message(message(payload))
+
+    (answer,) = bench.events()
+    assert answer.type == SNAPSHOT_ERROR
+    assert answer.requester == ALICE
+    assert answer.payload["request_id"] == UUID
+    assert answer.payload["container_name"] == "web"
+    assert answer.payload["image_name"] == "Snap"
+    assert answer.payload["host"] == HOST
+    fault = answer.payload["fault"]
+    assert (fault["code"], fault["exception"], fault["phase"]) == (400, "Invalid", "accepted")
+    assert "/image_name: expected" in fault["message"]
+    assert "/tag: expected string, got 5" in fault["message"]
+    (letter,) = bench.journal.dead_letters()
+    assert letter.message["payload"] == payload
+    assert letter.message["publisher_id"] == "test"
+    assert "/image_name" in letter.reason
+    assert woken == [1]
+    assert bench.journal.live() == frozenset()
+
+
+def test_the_same_bad_message_is_answered_once(bench: Bench) -> None:
+    for _ in range(3):
+        bench.intake.on_message(message({"bad": 1}))
+    assert len(bench.events()) == len(bench.journal.dead_letters()) == 1
+
+
+def test_two_bad_messages_are_both_answered(bench: Bench) -> None:
+    bench.intake.on_message(message({"request_id": UUID}))
+    bench.intake.on_message(message({"request_id": UUID}, message_id=UUID))
+    one, two = bench.events()
+    assert one.id != two.id
+    assert len(bench.journal.dead_letters()) == 2
+
+
+@pytest.mark.parametrize(
+    "event_type",
+    [
+        "container.create.end",
+        "container.commit.request ",
+        "",
+        None,
+        5,
+        ["a"],
+        {"a": 1},
+        "\ud800",
+        True,
+        "x" * 100_000,
+    ],
+    ids=lambda value: ascii(value)[:30],
+)
+def test_a_message_of_another_type_is_kept_without_an_answer(bench: Bench, event_type: Any) -> None:
+    bench.intake.on_message(message(request(), event_type=event_type))
+    assert bench.events() == []
+    (letter,) = bench.journal.dead_letters()
+    assert letter.reason.startswith("event_type: expected")
+    with pytest.raises(Invalid):
+        bench.intake.take(message(request(), event_type=event_type))
+
+
+def nested(depth: int) -> Any:
+    value: Any = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+HOSTILE: dict[str, Any] = {
+    "nothing": None,
+    "a number": 5,
+    "a list": [1],
+    "text": "x",
+    "an empty object": {},
+    "a lone surrogate": request(image_name="\ud800", container="\udfff"),
+    "NUL": request(tag="\x00"),
+    "a lone surrogate as key": request(**{"\ud800": 1}),
+    "not a number": request(tag=float("nan")),
+    "deep": request(tag=nested(300)),
+    "deep and repeated": request(stores=[nested(400), nested(400)]),
+    "deeper than the stack": request(tag=nested(20_000)),
+    "deep as a document": nested(20_000),
+    "huge": request(message="x" * 1_000_000),
+    "many wrong fields": {str(number): 1 for number in range(50_000)},
+    "many wrong labels": request(labels={str(number): 1 for number in range(50_000)}),
+    "many wrong stores": request(stores=[{"a": number} for number in range(50_000)]),
+    "request id of the wrong type": request(request_id=[UUID]),
+    "request id that is none": request(request_id="x" * 36),
+    "deadline out of range": request(deadline="0001-01-01T00:00:00+14:00"),
+    "bytes": b"\xff",
+    "keys that are no text": {1: 2, "a": 3},
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_payloads_are_answered_and_kept(bench: Bench, name: str) -> None:
+    bench.intake.on_message(message(HOSTILE[name]))
+
+    (answer,) = bench.events()
+    assert answer.payload["fault"]["code"] == 400
+    assert len(str(answer.payload)) < 10_000
+    (letter,) = bench.journal.dead_letters()
+    assert len(letter.reason) < 10_000
+    assert bench.journal.live() == frozenset()
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_ids_do_no_harm(bench: Bench, name: str) -> None:
+    value = HOSTILE[name]
+    odd = message(
+        {"container": 5}, message_id=value, publisher_id=value, timestamp=value, context=value
+    )
+    bench.intake.on_message(odd)
+    bench.intake.on_message(replace(odd, payload=request()))
+
+    assert len(bench.events()) == len(bench.journal.dead_letters()) == 1
+    assert len(bench.journal.live()) == 1
+
+
+def test_garbage_is_kept_once_and_without_an_answer(bench: Bench) -> None:
+    for _ in range(2):
+        bench.intake.on_garbage("not JSON", {"body": "\ud800\x00", "n": 1})
+    bench.intake.on_garbage("not JSON", {"body": "other"})
+    assert [letter.reason for letter in bench.journal.dead_letters()] == ["not JSON"] * 2
+    assert bench.events() == []
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+FIELDS = st.sampled_from(
+    ["container", "image_name", "tag", "request_id", "stores", "deadline", "x"]
+)
+PAYLOADS = JSON | st.dictionaries(FIELDS, JSON | st.sampled_from(["web", "snap", UUID]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(PAYLOADS, JSON, JSON, st.just(COMMIT_REQUEST) | JSON)
+def test_every_message_is_admitted_answered_or_kept(
+    payload: Any, message_id: Any, timestamp: Any, event_type: Any
+) -> None:
+    bench = Bench()
+    bench.intake.on_message(
+        message(payload, message_id=message_id, timestamp=timestamp, event_type=event_type)
+    )
+    request_valid = event_type == COMMIT_REQUEST and not validate(COMMIT_REQUEST, payload)
+    assert len(bench.journal.live()) == request_valid
+    assert len(bench.journal.dead_letters()) == (not request_valid)
+    assert len(bench.events()) == (event_type == COMMIT_REQUEST and not request_valid)
+    bench.journal.close()
+
+
+# When the journal cannot
+
+
+class FullJournal(SqliteJournal):
+    """A journal on a full disk."""
+
+    def admit(
+        self, request_id: str, fingerprint: str, step: Event, deadline: datetime
+    ) -> Admission:
+        raise Unavailable("full")
+
+    def reject(self, key: str, reason: str, message: Any, answer: Event | None) -> bool:
+        raise Unavailable("full")
+
+    def record(self, work: Any, events: Sequence[Event], step: Event | None) -> None:
+        raise Unavailable("full")
+
+
+@pytest.mark.parametrize("payload", [request(), {"bad": 1}])
+def test_a_message_that_cannot_be_stored_is_the_buss_again(payload: Any) -> None:
+    bench = Bench(journal=FullJournal(":memory:"))
+    with pytest.raises(Unavailable):
+        bench.intake.on_message(message(payload))
+    with pytest.raises(Unavailable):
+        bench.intake.on_garbage("reason", {})

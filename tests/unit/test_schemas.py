@@ -1,0 +1,365 @@
+"""The schemas: what they let through, what they refuse, and how they say so."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+
+from tests.support.twins import ALICE
+from tintype.core.errors import Unavailable
+from tintype.core.events import (
+    COMMIT_REQUEST,
+    SNAPSHOT_END,
+    SNAPSHOT_ERROR,
+    SNAPSHOT_PROGRESS,
+    SNAPSHOT_START,
+    Event,
+)
+from tintype.core.snapshot import Copy, Fault, Snapshot
+from tintype.schemas import SCHEMAS, validate
+
+UUID = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
+EMITTED = [SNAPSHOT_START, SNAPSHOT_PROGRESS, SNAPSHOT_END, SNAPSHOT_ERROR]
+
+
+def request(**fields: Any) -> dict[str, Any]:
+    return {"container": "web", "image_name": "snap", **fields}
+
+
+def problems(payload: Any) -> list[str]:
+    return [str(violation) for violation in validate(COMMIT_REQUEST, payload)]
+
+
+def snapshot() -> Snapshot:
+    payload = request(request_id=UUID, metadata={"a": "b"})
+    made = Snapshot.begin(
+        Event(COMMIT_REQUEST, payload, ALICE), host="h", created_at="2026-01-01T00:00:00+00:00"
+    )
+    fault = Fault.of(Unavailable("away"), "uploading")
+    return Snapshot(**{**vars_of(made), "copies": (Copy("glance", UUID),), "fault": fault})
+
+
+def vars_of(made: Snapshot) -> dict[str, Any]:
+    return {name: getattr(made, name) for name in made.__dataclass_fields__}
+
+
+# The schemas themselves
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_a_schema_is_one_and_describes_every_field(name: str) -> None:
+    schema = SCHEMAS[name]
+    Draft202012Validator.check_schema(schema)
+    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert schema["$id"].endswith(f"/{name}")
+    assert schema["title"]
+    if "$ref" not in schema:
+        assert schema["additionalProperties"] is False
+        assert all("description" in about for about in schema["properties"].values())
+
+
+def test_the_fields_of_the_events_are_those_of_the_schema() -> None:
+    emitted = snapshot().event(SNAPSHOT_PROGRESS, status="saving").payload
+    base = SCHEMAS["image.snapshot"]
+    assert base["properties"].keys() == emitted.keys()
+    assert set(base["required"]) == emitted.keys()
+
+    store = base["properties"]["stores"]["items"]
+    assert store["properties"].keys() == emitted["stores"][0].keys() == set(store["required"])
+    fault = base["properties"]["fault"]
+    assert fault["properties"].keys() == emitted["fault"].keys() == set(fault["required"])
+
+
+@pytest.mark.parametrize("name", EMITTED)
+def test_what_an_event_narrows_is_a_field_of_all_events(name: str) -> None:
+    schema = SCHEMAS[name]
+    assert schema["$ref"] == "image.snapshot"
+    assert schema["properties"].keys() <= SCHEMAS["image.snapshot"]["properties"].keys()
+
+
+@pytest.mark.parametrize("name", EMITTED)
+def test_an_event_with_a_field_too_much_or_too_few_is_refused(name: str) -> None:
+    payload = dict(snapshot().event(name, status="saving").payload)
+    allowed = {violation.pointer for violation in validate(name, payload)}
+    assert "/extra" in {v.pointer for v in validate(name, {**payload, "extra": 1})} - allowed
+    for field in payload:
+        fewer = {key: value for key, value in payload.items() if key != field}
+        assert f"/{field}" in {violation.pointer for violation in validate(name, fewer)}
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "pointer"),
+    [
+        (SNAPSHOT_END, {"status": "error"}, "/status"),
+        (SNAPSHOT_END, {"fault": {}}, "/fault"),
+        (SNAPSHOT_END, {"sha256": None}, "/sha256"),
+        (SNAPSHOT_ERROR, {"fault": None}, "/fault"),
+        (SNAPSHOT_ERROR, {"finished_at": None}, "/finished_at"),
+        (SNAPSHOT_START, {"image_id": None}, "/image_id"),
+        (SNAPSHOT_PROGRESS, {"status": "active"}, "/status"),
+        (SNAPSHOT_PROGRESS, {"event_id": "x"}, "/event_id"),
+        (SNAPSHOT_PROGRESS, {"schema_version": "2.0"}, "/schema_version"),
+    ],
+)
+def test_each_event_says_what_only_it_means(name: str, wrong: Any, pointer: str) -> None:
+    payload = {**snapshot().event(name, status="saving").payload, **wrong}
+    assert pointer in {violation.pointer for violation in validate(name, payload)}
+
+
+# Requests
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"tag": "v1.2_3-x"},
+        {"request_id": UUID},
+        {"request_id": UUID.upper()},
+        {"image_id": UUID},
+        {"stores": ["glance"]},
+        {"pause": False},
+        {"message": "a\nb\té"},
+        {"author": "Ada <ada@example.org>"},
+        {"labels": {"com.example/x": "y"}},
+        {"metadata": {"a.b": "c"}},
+        {"visibility": "shared"},
+        {"host": "h"},
+        {"deadline": "2026-12-24T18:00:00Z"},
+        {"deadline": "2026-12-24T18:00:00.5+02:00"},
+        {"schema_version": "1.0"},
+        {"schema_version": "1.17"},
+        {"container": UUID},
+        {"container": "a" * 64},
+    ],
+    ids=str,
+)
+def test_good_requests_are_valid(fields: dict[str, Any]) -> None:
+    assert problems(request(**fields)) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "pointer"),
+    [
+        ({"container": ""}, "/container"),
+        ({"container": None}, "/container"),
+        ({"container": "../etc"}, "/container"),
+        ({"container": "a/b"}, "/container"),
+        ({"container": "a" * 256}, "/container"),
+        ({"container": "web\n"}, "/container"),
+        ({"container": "w\u0435b"}, "/container"),
+        ({"container": 7}, "/container"),
+        ({"tag": ""}, "/tag"),
+        ({"tag": "-x"}, "/tag"),
+        ({"tag": "a" * 129}, "/tag"),
+        ({"tag": "v1\n"}, "/tag"),
+        ({"tag": "\u0661"}, "/tag"),
+        ({"request_id": "x"}, "/request_id"),
+        ({"request_id": UUID.replace("-", "")}, "/request_id"),
+        ({"request_id": f"{{{UUID}}}"}, "/request_id"),
+        ({"request_id": UUID + "\n"}, "/request_id"),
+        ({"image_id": 5}, "/image_id"),
+        ({"image_id": "a/../b"}, "/image_id"),
+        ({"stores": []}, "/stores"),
+        ({"stores": ["a", "a"]}, "/stores"),
+        ({"stores": "glance"}, "/stores"),
+        ({"stores": [1]}, "/stores/0"),
+        ({"stores": [str(n) for n in range(9)]}, "/stores"),
+        ({"pause": "yes"}, "/pause"),
+        ({"pause": 1}, "/pause"),
+        ({"message": "a\x00b"}, "/message"),
+        ({"message": "\ud800"}, "/message"),
+        ({"message": "x" * 4097}, "/message"),
+        ({"message": "\x1b[2J"}, "/message"),
+        ({"author": "\udfff"}, "/author"),
+        ({"labels": {"a": 1}}, "/labels/a"),
+        ({"labels": {"": "x"}}, "/labels"),
+        ({"labels": {"a\n": "x"}}, "/labels"),
+        ({"labels": {"a": "\x00"}}, "/labels/a"),
+        ({"labels": {str(n): "" for n in range(65)}}, "/labels"),
+        ({"metadata": {"a/b": "x"}}, "/metadata"),
+        ({"metadata": []}, "/metadata"),
+        ({"visibility": "public"}, "/visibility"),
+        ({"visibility": None}, "/visibility"),
+        ({"deadline": "tomorrow"}, "/deadline"),
+        ({"deadline": "2026-12-24T18:00:00"}, "/deadline"),
+        ({"deadline": 1}, "/deadline"),
+        ({"deadline": "2026-12-24T18:00:00Z\n"}, "/deadline"),
+        ({"deadline": "0001-01-01T00:00:00+23:00"}, "/deadline"),
+        ({"deadline": "9999-12-31T23:59:59-23:00"}, "/deadline"),
+        ({"deadline": "\ud800"}, "/deadline"),
+        ({"schema_version": "2.0"}, "/schema_version"),
+        ({"schema_version": 1.0}, "/schema_version"),
+        ({"host": ""}, "/host"),
+        ({"stroes": ["glance"]}, "/stroes"),
+        ({"callback": "x"}, "/callback"),
+    ],
+    ids=lambda value: ascii(value)[:60],
+)
+def test_bad_requests_are_refused_at_the_right_place(fields: dict[str, Any], pointer: str) -> None:
+    violations = validate(COMMIT_REQUEST, request(**fields))
+    assert {violation.pointer for violation in violations} == {pointer}
+
+
+GOOD_NAMES = [
+    "a",
+    "web",
+    "my-image",
+    "my.image",
+    "my_image",
+    "my__image",
+    "my--image",
+    "team/web",
+    "registry.example.org/team/web",
+    "a/b/c/d",
+    "1",
+    "0.1",
+    "x.y.z/1",
+]
+BAD_NAMES = [
+    "",
+    "A",
+    "Web",
+    "-a",
+    "a-",
+    ".a",
+    "a.",
+    "_a",
+    "a_",
+    "a___b",
+    "a..b",
+    "a//b",
+    "/a",
+    "a/",
+    "a:1",
+    "host:5000/a",
+    "a b",
+    "a@sha256:0",
+    "é",
+    "a\n",
+    "a\x00",
+    "\ud800",
+    "team/Web",
+    "a" * 201,
+    "\uff41",
+    "a\u0301",
+    "..",
+    "../a",
+    "a/../b",
+    "%61",
+    "a\\b",
+    5,
+    None,
+    ["a"],
+    {"a": 1},
+    True,
+]
+
+
+@pytest.mark.parametrize("name", GOOD_NAMES)
+def test_a_docker_name_is_a_good_image_name(name: str) -> None:
+    assert problems(request(image_name=name)) == []
+
+
+@pytest.mark.parametrize("name", BAD_NAMES, ids=ascii)
+def test_anything_else_is_no_image_name(name: Any) -> None:
+    violations = validate(COMMIT_REQUEST, request(image_name=name))
+    assert {violation.pointer for violation in violations} == {"/image_name"}
+
+
+def test_every_fault_is_named_with_what_was_expected_and_what_came() -> None:
+    name = "a lowercase Docker repository name, without tag and without a registry's port"
+    assert sorted(problems({"image_name": "Snap", "tag": 5, "stores": ["a", 7]})) == [
+        "/container: expected a value, got nothing",
+        f"/image_name: expected {name}, got 'Snap'",
+        "/stores/1: expected string, got 7",
+        "/tag: expected string, got 5",
+    ]
+
+
+def test_an_unknown_field_is_named_and_the_known_ones_listed() -> None:
+    (line,) = problems(request(stroes=["glance"]))
+    assert line.startswith("/stroes: expected one of the known fields (")
+    assert "stores" in line
+    assert line.endswith("got an unknown field")
+
+
+def test_a_pointer_is_escaped() -> None:
+    violations = validate(COMMIT_REQUEST, request(**{"a/b~c": 1}))
+    assert [violation.pointer for violation in violations] == ["/a~1b~0c"]
+
+
+@pytest.mark.parametrize("payload", [None, [], "x", 5, True, 1.5, [{}]], ids=repr)
+def test_what_is_no_object_is_refused_as_a_document(payload: Any) -> None:
+    (line,) = problems(payload)
+    assert line == f"(document): expected object, got {payload!r}"
+
+
+@pytest.mark.parametrize("event_type", ["nonsense", "", None, 5, [], {}, ["a"]], ids=repr)
+def test_an_event_type_without_a_schema_is_named(event_type: Any) -> None:
+    (violation,) = validate(event_type, {})
+    assert COMMIT_REQUEST in violation.expected
+    assert violation.got == repr(event_type)
+
+
+def nested(depth: int) -> Any:
+    value: Any = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("depth", [100, 250, 500, 900])
+@pytest.mark.parametrize("field", ["container", "stores", "labels", "metadata", "visibility", "x"])
+def test_deeply_nested_fields_are_refused(field: str, depth: int) -> None:
+    assert problems(request(**{field: nested(depth)}))
+    assert problems(request(**{field: [nested(depth), nested(depth)]}))
+    assert problems(request(**{field: {"a": nested(depth)}}))
+
+
+def test_a_message_of_the_largest_size_is_refused_soon_and_in_few_words() -> None:
+    """A comparison of all items with each other would take hours, all faults would fill pages."""
+    many = [{"a": number} for number in range(70_000)]
+    for payload in (
+        request(stores=many),
+        request(labels={str(number): number for number in range(70_000)}),
+        {str(number): number for number in range(70_000)},
+        request(image_name="a" * 1_000_000 + "!"),
+        request(image_name="a-" * 500_000),
+        request(image_name="a/" * 500_000),
+        request(message="x" * 1_000_000 + "\x00"),
+    ):
+        lines = problems(payload)
+        assert lines
+        assert len("; ".join(lines)) < 20_000
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+FIELDS = st.sampled_from([*SCHEMAS[COMMIT_REQUEST]["properties"], "other"])
+
+
+@given(JSON)
+def test_no_json_breaks_the_check(payload: Any) -> None:
+    for violation in validate(COMMIT_REQUEST, payload):
+        str(violation).encode()
+
+
+@given(st.dictionaries(FIELDS, JSON | st.sampled_from(["web", UUID, "private", "1.0"])))
+def test_what_passes_is_what_the_schema_says(payload: dict[str, Any]) -> None:
+    for violation in validate(COMMIT_REQUEST, payload):
+        str(violation).encode()
+        assert violation.pointer.startswith("/")
+    if not validate(COMMIT_REQUEST, payload):
+        assert isinstance(payload["container"], str)
+        assert payload["image_name"] == payload["image_name"].strip().lower() != ""
+        json.dumps(payload).encode()
+        assert payload.keys() <= SCHEMAS[COMMIT_REQUEST]["properties"].keys()
