@@ -78,7 +78,9 @@ class Versions:
         response.media = {
             "name": "tintype",
             "version": __version__,
-            "versions": [{"id": "v1", "status": "CURRENT", "links": [{"rel": "self", "href": "/v1"}]}],
+            "versions": [
+                {"id": "v1", "status": "CURRENT", "links": [{"rel": "self", "href": "/v1"}]}
+            ],
         }
 
 

@@ -43,8 +43,21 @@ DEFAULT_ENDPOINT = "http://127.0.0.1:9519"
 POLL_SECONDS = 0.5
 
 SHOWN = (
-    "uuid", "container_name", "host", "snapshot_id", "request_id", "image_id", "image_name", "tag",
-    "status", "stores", "size_bytes", "sha256", "paused_ms", "duration_ms", "excluded_volumes",
+    "uuid",
+    "container_name",
+    "host",
+    "snapshot_id",
+    "request_id",
+    "image_id",
+    "image_name",
+    "tag",
+    "status",
+    "stores",
+    "size_bytes",
+    "sha256",
+    "paused_ms",
+    "duration_ms",
+    "excluded_volumes",
     "metadata",
 )
 """What of a snapshot is shown, and in this order; the rest is in the REST answer and the events."""
@@ -79,8 +92,8 @@ class Client:
             body: dict[str, Any] = response.json()
         except keystone_exceptions.ConnectFailure as error:
             raise CommandError(
-                f"no tintype service answers at {self._endpoint}: start one with `tintype serve`, or"
-                " name another with --endpoint"
+                f"no tintype service answers at {self._endpoint}: start one with `tintype serve`,"
+                " or name another with --endpoint"
             ) from error
         except (keystone_exceptions.ClientException, ValueError) as error:
             raise CommandError(f"{self._endpoint} gave no answer of tintype's: {error}") from error
@@ -99,7 +112,10 @@ class Commit(ShowOne):
         parser.add_argument("image_name", metavar="image-name", help="name[:tag] of the image")
         parser.add_argument("--tag", help="tag of the image (default: latest)")
         parser.add_argument(
-            "--store", action="append", dest="stores", metavar="NAME",
+            "--store",
+            action="append",
+            dest="stores",
+            metavar="NAME",
             help="store for the image; may be given several times",
         )
         parser.add_argument("--no-pause", action="store_true", help="do not freeze the container")
@@ -109,7 +125,10 @@ class Commit(ShowOne):
             "--label", action="append", default=[], metavar="KEY=VALUE", help="label for the image"
         )
         parser.add_argument(
-            "--metadata", action="append", default=[], metavar="KEY=VALUE",
+            "--metadata",
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
             help="kept with the image and repeated in every event",
         )
         parser.add_argument("--request-id", help="uuid; the same one again does nothing new")
@@ -129,7 +148,10 @@ class Commit(ShowOne):
             except KeyboardInterrupt:
                 print(f"not waiting; snapshot {answer['snapshot_id']} goes on", file=sys.stderr)
                 raise
-        shown = {name: _cell(answer[name]) for name in SHOWN if answer.get(name)}
+        cell = _cell if arguments.formatter in ("table", "value") else _as_it_is
+        shown = {
+            name: cell(answer[name]) for name in SHOWN if answer.get(name) not in (None, [], {})
+        }
         return tuple(shown), tuple(shown.values())
 
 
@@ -200,7 +222,9 @@ class Validate(Command):
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         """Describe the arguments."""
         parser: argparse.ArgumentParser = super().get_parser(prog_name)
-        parser.add_argument("--type", help=f"event type (default: the file's, else {COMMIT_REQUEST})")
+        parser.add_argument(
+            "--type", help=f"event type (default: the file's, else {COMMIT_REQUEST})"
+        )
         parser.add_argument("file", help="event or payload as JSON; - for standard input")
         return parser
 
@@ -241,7 +265,9 @@ class Tintype(App):
             description, version, argparse_kwargs
         )
         parser.add_argument(
-            "--endpoint", default=DEFAULT_ENDPOINT, help=f"the service (default: {DEFAULT_ENDPOINT})"
+            "--endpoint",
+            default=DEFAULT_ENDPOINT,
+            help=f"the service (default: {DEFAULT_ENDPOINT})",
         )
         return parser
 
@@ -277,9 +303,14 @@ def _wait(client: Client, snapshot_id: str) -> dict[str, Any]:
     """Follow a snapshot to its outcome, with a bar on a terminal and a line per phase elsewhere."""
     console = Console(stderr=True)
     columns = (
-        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
     )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
         task = bar.add_task("accepted", total=None)
         told = ""
         while True:
@@ -350,6 +381,10 @@ def require_valid(event_type: str, payload: object) -> None:
     violations = validate(event_type, payload)
     if violations:
         raise CommandError("; ".join(map(str, violations)))
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
 
 
 def _cell(value: Any) -> Any:

@@ -20,8 +20,15 @@ class ConfigError(Exception):
     """The configuration cannot work; the message names the option."""
 
 
-def _option(default: Any, help_text: str, *, minimum: float | None = None, secret: bool = False) -> Any:
-    metadata = {"help": help_text, "min": minimum, "secret": secret}
+def _option(
+    default: Any,
+    help_text: str,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    secret: bool = False,
+) -> Any:
+    metadata = {"help": help_text, "min": minimum, "max": maximum, "secret": secret}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -40,7 +47,10 @@ class AgentSettings:
         30.0, "Seconds that running steps get to end when the service is stopped.", minimum=0
     )
     default_deadline: float = _option(
-        86400.0, "Seconds after which a request without a deadline is given up.", minimum=1
+        86400.0,
+        "Seconds after which a request without a deadline is given up; a year at most.",
+        minimum=1,
+        maximum=31_536_000,
     )
     retry_first: float = _option(
         1.0, "Seconds before a failed step is tried again; doubled each time.", minimum=0.01
@@ -55,8 +65,9 @@ class AgentSettings:
     default_project_id: str = _option("", "Project of requests that name none.")
     default_user_id: str = _option("", "User of requests that name none.")
     stores: list[str] = _option(
-        ["directory"], "Stores set up here: `glance`, `directory`. Requests choose among them; the"
-        " first takes the images of those that do not."
+        ["directory"],
+        "Stores set up here: `glance`, `directory`. Requests choose among them; the"
+        " first takes the images of those that do not.",
     )
 
 
@@ -67,8 +78,9 @@ class BusSettings:
     url: str = _option("rabbit://guest:guest@127.0.0.1:5672/", "Transport URL.", secret=True)
     exchange: str = _option("tintype", "Exchange that events are published to.")
     listen_exchanges: list[str] = _option(
-        ["tintype", "zun", "nova"], "Exchanges that requests are taken from: a publisher that uses"
-        " oslo.messaging sends to its own control_exchange."
+        ["tintype", "zun", "nova"],
+        "Exchanges that requests are taken from: a publisher that uses"
+        " oslo.messaging sends to its own control_exchange.",
     )
     notification_topic: str = _option("notifications", "Topic of emitted events.")
     request_topic: str = _option(
@@ -89,8 +101,10 @@ class EngineSettings:
     call_timeout: int = _option(60, "Seconds for an ordinary call.", minimum=1)
     commit_timeout: int = _option(3600, "Seconds for a commit.", minimum=1)
     stream_timeout: int = _option(
-        600, "Seconds without a byte after which reading an image has failed; the engine stages"
-        " the whole image before it sends the first.", minimum=1
+        600,
+        "Seconds without a byte after which reading an image has failed; the engine stages"
+        " the whole image before it sends the first.",
+        minimum=1,
     )
 
 
@@ -124,7 +138,7 @@ class ApiSettings:
     """Group `[api]`: the HTTP door of `tintype serve`."""
 
     host: str = _option("127.0.0.1", "Address to listen on; without Keystone only a loopback one.")
-    port: int = _option(9519, "Port to listen on; 0 takes a free one.", minimum=0)
+    port: int = _option(9519, "Port to listen on; 0 takes a free one.", minimum=0, maximum=65535)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +183,8 @@ def _options_of(group: Any) -> list[Any]:
     defaults = group()
     options = []
     for item in fields(group):
-        bounds = {"min": item.metadata["min"]} if item.metadata["min"] is not None else {}
+        given = {side: item.metadata[side] for side in ("min", "max")}
+        bounds = {side: bound for side, bound in given.items() if bound is not None}
         options.append(
             _OPTION_TYPES[hints[item.name]](
                 item.name,

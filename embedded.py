@@ -51,8 +51,11 @@ def serve(settings: Settings) -> None:
     agent.start()
     threading.Thread(target=server.run, name="http", daemon=True).start()
     host, port = listening.getsockname()[:2]
-    print(f"tintype serves http://{host}:{port}, images in {settings.directory.path}",
-          file=sys.stderr, flush=True)
+    print(
+        f"tintype serves http://{host}:{port}, images in {settings.directory.path}",
+        file=sys.stderr,
+        flush=True,
+    )
     stop.wait()
     server.close()
     agent.stop()
@@ -74,4 +77,4 @@ def _print_event(event: Event) -> None:
         print(event_line(event), flush=True)
     except BrokenPipeError:
         # Whoever read the events has gone; the service goes on without.
-        sys.stdout = Path(os.devnull).open("w")
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - open as long as the process lives

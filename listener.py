@@ -85,9 +85,7 @@ def _make_glance(settings: Settings) -> GlanceStore:
     return GlanceStore(access, patience=Patience(group.connect_timeout, group.read_timeout))
 
 
-def make_services(
-    settings: Settings, engine: Engine, stores: Mapping[str, ImageStore]
-) -> Services:
+def make_services(settings: Settings, engine: Engine, stores: Mapping[str, ImageStore]) -> Services:
     """Return what handlers are given."""
     return Services(
         engine=engine,

@@ -114,7 +114,7 @@ class DirectoryStore:
             # again in the meantime is never mixed up with this one. It also carries the lock.
             self._fill(folder, image_id, body)
             with _file_errors():
-                if not os.path.samestat(os.fstat(folder), os.stat(path)):
+                if not os.path.samestat(os.fstat(folder), path.stat()):
                     raise NotFound(f"image {image_id} was deleted")
         finally:
             os.close(folder)

@@ -57,7 +57,7 @@ _RULES: tuple[tuple[type[Exception], type[TintypeError]], ...] = (
 )
 """Most specific first. Answers with an HTTP status are judged by the status instead."""
 
-_PREFIX = {
+_PREFIX: dict[type[Exception], str] = {
     requests.exceptions.ConnectionError: "the container engine does not answer, is it running and"
     " is its address ([engine] url, DOCKER_HOST) right?"
 }

@@ -41,7 +41,7 @@ class Content(amqp.Message):  # type: ignore[misc]  # amqp has no types
         """Take the header frame, whatever its properties look like."""
         try:
             offset = super().inbound_header(buf, offset)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             # Broad, for amqp's decoder raises what its hostile input makes it raise: UnicodeError,
             # struct.error, OverflowError, RecursionError, IndexError ... An exception from here
             # would stall every consumer of the queue. amqp sets body_size before it decodes.

@@ -117,12 +117,14 @@ class SqliteJournal:
                         self._db.execute("ROLLBACK")
                     raise
                 self._db.execute("COMMIT")
-            except sqlite3.OperationalError as error:
+            except sqlite3.DatabaseError as error:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise Unavailable(f"journal: {error}") from error
 
-    def admit(self, request_id: str, fingerprint: str, step: Event, deadline: datetime) -> Admission:
+    def admit(
+        self, request_id: str, fingerprint: str, step: Event, deadline: datetime
+    ) -> Admission:
         """Take a request in, once."""
         with self._transaction() as db:
             known = db.execute(
@@ -136,13 +138,20 @@ class SqliteJournal:
                 "INSERT INTO requests (request_id, snapshot_id, fingerprint, deadline, state, step,"
                 " not_before, updated_at) VALUES (?, ?, ?, ?, 'ready', ?, ?, ?)",
                 (
-                    request_id, snapshot_id_for(request_id), fingerprint, _utc(deadline),
-                    _dump(step), "", now,
+                    request_id,
+                    snapshot_id_for(request_id),
+                    fingerprint,
+                    _utc(deadline),
+                    _dump(step),
+                    "",
+                    now,
                 ),
             )
             return Admission.NEW
 
-    def reject(self, key: str, reason: str, message: Mapping[str, Any], answer: Event | None) -> bool:
+    def reject(
+        self, key: str, reason: str, message: Mapping[str, Any], answer: Event | None
+    ) -> bool:
         """Keep a dead letter and answer it, once."""
         text = canonical(message).decode("ascii")
         if len(text) > DEAD_LETTER_BYTES or not text.startswith("{"):
@@ -193,8 +202,12 @@ class SqliteJournal:
                 "UPDATE requests SET state = ?, step = ?, attempt = 0, not_before = '',"
                 " container = ?, latest = coalesce(?, latest), updated_at = ? WHERE request_id = ?",
                 (
-                    "done" if step is None else "ready", None if step is None else _dump(step),
-                    container, latest, _now(), work.request_id,
+                    "done" if step is None else "ready",
+                    None if step is None else _dump(step),
+                    container,
+                    latest,
+                    _now(),
+                    work.request_id,
                 ),
             )
 
@@ -209,7 +222,9 @@ class SqliteJournal:
     def recover(self) -> int:
         """Make the steps of a dead process runnable."""
         with self._transaction() as db:
-            return db.execute("UPDATE requests SET state = 'ready' WHERE state = 'running'").rowcount
+            return db.execute(
+                "UPDATE requests SET state = 'ready' WHERE state = 'running'"
+            ).rowcount
 
     def note(self, event: Event) -> None:
         """Remember a progress event as the latest."""
@@ -338,9 +353,7 @@ def _dump(event: Event) -> str:
 
 def _load(text: str, attempt: int = 1) -> Event:
     data = json.loads(text)
-    return Event(
-        data["type"], data["payload"], Requester(**data["requester"]), data["id"], attempt
-    )
+    return Event(data["type"], data["payload"], Requester(**data["requester"]), data["id"], attempt)
 
 
 def _storable(text: str) -> str:

@@ -19,7 +19,8 @@
     Interrupted (not an error): the service is stopping; the step runs again at the next start
 
 Adapters turn foreign exceptions into these at their edge. The runner turns what is left into the
-`fault` of an `image.snapshot.error` event. Messages are for the requester: no secrets, no traceback.
+`fault` of an `image.snapshot.error` event. Messages are for the requester: no secrets and no
+traceback.
 """
 
 from __future__ import annotations

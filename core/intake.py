@@ -70,7 +70,9 @@ class Intake:
         whose request id was used for another.
         """
         if message.event_type != COMMIT_REQUEST:
-            raise Invalid(f"event_type: expected {COMMIT_REQUEST!r}, got {message.event_type!r:.100}")
+            raise Invalid(
+                f"event_type: expected {COMMIT_REQUEST!r}, got {message.event_type!r:.100}"
+            )
         violations = self.validate(message.event_type, message.payload)
         if violations:
             raise Invalid("; ".join(map(str, violations)), violations)
@@ -139,7 +141,10 @@ def _request_id(message: Message) -> str:
             return str(candidate).lower()
     return derived_id(
         fingerprint(
-            message.message_id, message.publisher_id, message.timestamp, message.event_type,
+            message.message_id,
+            message.publisher_id,
+            message.timestamp,
+            message.event_type,
             message.payload,
         )
     )

@@ -42,7 +42,7 @@ class Container:
     image_id: str
     """Digest of that image's configuration."""
     config: Mapping[str, Any] = field(default_factory=dict)
-    """What a restore needs: command, entrypoint, working_dir, user, exposed_ports, restart_policy."""
+    """For a restore: command, entrypoint, working_dir, user, exposed_ports, restart_policy."""
     labels: Mapping[str, str] = field(default_factory=dict)
     volumes: Sequence[str] = ()
     """Mount points whose data a commit does not hold."""
@@ -248,10 +248,14 @@ class OutboxRow:
 class Journal(Protocol):
     """The only memory of work in hand. Every method is one transaction on durable storage."""
 
-    def admit(self, request_id: str, fingerprint: str, step: Event, deadline: datetime) -> Admission:
-        """Take a request in; the same one again is a DUPLICATE, the id with another body a CONFLICT."""
+    def admit(
+        self, request_id: str, fingerprint: str, step: Event, deadline: datetime
+    ) -> Admission:
+        """Take a request in; the same again is a DUPLICATE, its id with another body a CONFLICT."""
 
-    def reject(self, key: str, reason: str, message: Mapping[str, Any], answer: Event | None) -> bool:
+    def reject(
+        self, key: str, reason: str, message: Mapping[str, Any], answer: Event | None
+    ) -> bool:
         """Keep a message as dead letter and answer it; False when `key` was rejected before."""
 
     def claim(self, now: datetime) -> Work | None:
@@ -264,7 +268,7 @@ class Journal(Protocol):
         """Return when the next postponed step becomes runnable; None: none waits."""
 
     def record(self, work: Work, events: Sequence[Event], step: Event | None) -> None:
-        """Record events for the outbox and the next step, together; no step: the request is done."""
+        """Record events for the outbox and the next step together; no step: the request is done."""
 
     def postpone(self, work: Work, until: datetime) -> None:
         """Give a step back, not to run before `until`."""

@@ -1,4 +1,4 @@
-"""The relay: carries recorded events from the outbox to the bus, in order, for as long as it takes."""
+"""The relay: carries recorded events from the outbox to the bus, in order, as long as it takes."""
 
 from __future__ import annotations
 

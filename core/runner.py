@@ -139,7 +139,14 @@ class Runner:
                     self._wake.wait(idle_seconds)
                 continue
             self._running[work.request_id] = work
-            self.run(work)
+            try:
+                self.run(work)
+            except Exception:
+                # A step that cannot even fail, as one that another version wrote: it stays as it
+                # is until the next start, and this worker goes on with the others.
+                LOG.critical(
+                    "request %s: %s is stuck", work.request_id, work.step.type, exc_info=True
+                )
             del self._running[work.request_id]
             # A request that waited for this one's container may be runnable now.
             self.wake()
@@ -185,7 +192,11 @@ class Runner:
         fault = Fault.of(error, snapshot.phase)
         LOG.warning(
             "request %s: %s, attempt %d: %s: %s",
-            work.request_id, step.type, step.attempt, fault.exception, error,
+            work.request_id,
+            step.type,
+            step.attempt,
+            fault.exception,
+            error,
         )
         spent = error.attempts_allowed is not None and step.attempt >= error.attempts_allowed
         if step.type in CLEANUP or (error.retryable and not spent):

@@ -1,7 +1,7 @@
 """What is known of one snapshot: grown step by step, journaled whole with each step.
 
-Handlers keep no state, so a step event carries all of it. `public` is the part that events, the REST
-service and the command line show.
+Handlers keep no state, so a step event carries all of it. `public` is the part that events, the
+REST service and the command line show.
 """
 
 from __future__ import annotations
@@ -247,8 +247,14 @@ def of_step(step: Event, *, host: str, now: str) -> Snapshot:
 
 
 def rejection(
-    key: str, payload: Any, requester: Requester, error: TintypeError, *, request_id: str,
-    host: str, now: str,
+    key: str,
+    payload: Any,
+    requester: Requester,
+    error: TintypeError,
+    *,
+    request_id: str,
+    host: str,
+    now: str,
 ) -> Event:
     """Answer a message that was not taken in.
 

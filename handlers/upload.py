@@ -142,7 +142,9 @@ def _give_up_id(snapshot: Snapshot, copy: Copy) -> Iterator[Event]:
 def _check_ours(snapshot: Snapshot, copy: Copy, image: StoredImage) -> None:
     """Refuse an `image_id` that names somebody's image, so that it is neither used nor deleted."""
     project = snapshot.requester.project_id
-    foreign = image.owner is not None and project is not None and image.owner != project
+    given = copy.image_id == snapshot.request.get("image_id")
+    # Without a project the image that we make ourselves is the service's own.
+    foreign = image.owner not in (None, project) and (given or project is not None)
     if image.status is not ImageStatus.QUEUED or foreign:
         raise WrongState(
             f"image_id: {copy.image_id} names an image in {copy.name!r} that is not waiting for "

@@ -104,7 +104,7 @@ def _explain(error: ValidationError) -> Iterable[Violation]:
 
 
 def _expectation(error: ValidationError) -> str:
-    """Put a failed keyword into words; `x-expected` in a schema says it better than a pattern does."""
+    """Put a failed keyword into words; `x-expected` in a schema says it better than a pattern."""
     value: Any = error.validator_value
     schema: Any = error.schema
     if error.validator in ("pattern", "format") and "x-expected" in schema:

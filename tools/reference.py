@@ -1,4 +1,4 @@
-"""Writes what is derived: docs/events.md from the schemas, deploy/tintype.conf.sample from the options.
+"""Writes what is derived: docs/events.md from the schemas, the sample from the options.
 
 Run it where tintype is installed, after a change of either: `python tools/reference.py`.
 tests/unit/test_reference.py fails when it was forgotten.
@@ -32,7 +32,9 @@ def events() -> str:
     """Return the event reference."""
     parts = [INTRODUCTION]
     request = SCHEMAS["container.commit.request"]
-    parts.append(f"\n## `container.commit.request`\n\n{request['title']}. Unknown fields are refused.\n")
+    parts.append(
+        f"\n## `container.commit.request`\n\n{request['title']}. Unknown fields are refused.\n"
+    )
     parts.append(_table(request))
     parts.append(
         "\n## `image.snapshot.start`, `.progress`, `.end`, `.error`\n\n"
@@ -67,12 +69,15 @@ def _rows(schema: Mapping[str, Any]) -> Iterator[str]:
         mark = "yes" if field in required else ""
         yield f"| `{field}` | {_kind(rule)} | {mark} | {rule.get('description', '')} |\n"
         for inner, inner_rule in _inner(rule).items():
-            yield f"| `{field}.{inner}` | {_kind(inner_rule)} | | {inner_rule.get('description', '')} |\n"
+            meaning = inner_rule.get("description", "")
+            yield f"| `{field}.{inner}` | {_kind(inner_rule)} | | {meaning} |\n"
 
 
 def _inner(rule: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the fields of an object, or of the objects in an array."""
-    fields: Mapping[str, Any] = rule.get("properties") or rule.get("items", {}).get("properties", {})
+    fields: Mapping[str, Any] = rule.get("properties") or rule.get("items", {}).get(
+        "properties", {}
+    )
     return fields
 
 

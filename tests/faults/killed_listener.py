@@ -29,7 +29,9 @@ class KilledJournal(SqliteJournal):
         if self._countdown == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def admit(self, request_id: str, fingerprint: str, step: Event, deadline: datetime) -> Admission:
+    def admit(
+        self, request_id: str, fingerprint: str, step: Event, deadline: datetime
+    ) -> Admission:
         self._tick()
         admission = super().admit(request_id, fingerprint, step, deadline)
         self._tick()

@@ -3,23 +3,74 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 from collections.abc import Callable
 from typing import Any
 
+import amqp
 import kombu
+import kombu.exceptions
 import oslo_messaging
 import pytest
 from oslo_context.context import RequestContext
 from oslo_messaging.notify.dispatcher import PRIORITIES
 
 from tests.support.rabbit import Broker, Inbox, Line, until
-from tintype.adapters import envelope
-from tintype.adapters.publisher import transport_url
+from tintype.adapters import envelope, hardening
+from tintype.adapters.publisher import BROKER_ERRORS, _kombu_url, _tls, transport_url
 from tintype.core.errors import Unavailable
 from tintype.core.events import Event, Message, Requester
 
 ALICE = Requester("project-a", "alice")
+
+
+@pytest.mark.parametrize("module", [amqp.exceptions, kombu.exceptions])
+def test_every_exception_of_the_libraries_is_translated(module: Any) -> None:
+    raised = [
+        thing
+        for thing in vars(module).values()
+        if isinstance(thing, type)
+        and issubclass(thing, Exception)
+        and not issubclass(thing, Warning)
+        and thing.__module__ == module.__name__
+    ]
+    assert len(raised) > 5
+    missing = [thing for thing in raised if not issubclass(thing, BROKER_ERRORS)]
+    # HttpError belongs to kombu's client for Amazon's queues.
+    assert [thing.__name__ for thing in missing if thing is not kombu.exceptions.HttpError] == []
+
+
+@pytest.mark.parametrize(
+    ("url", "kombu_url"),
+    [
+        ("rabbit://u:p@h:1/v", "amqp://u:p@h:1/v"),
+        ("rabbit://u:p@h/", "amqp://u:p@h:5672/"),
+        ("rabbit://u:p@h//", "amqp://u:p@h:5672/%2F"),
+        ("rabbit://u:p%40%2F@[::1]:1/v", "amqp://u:p%40%2F@[::1]:1/v"),
+    ],
+)
+def test_transport_url_becomes_kombus(url: str, kombu_url: str) -> None:
+    parsed = transport_url(url)
+    assert _kombu_url(parsed, parsed.hosts[0]) == kombu_url
+
+
+def test_tls_is_asked_for_in_the_url() -> None:
+    assert _tls(transport_url("rabbit://h/").query) is False
+    assert _tls(transport_url("rabbit://h/?ssl=1").query) is True
+    assert _tls(transport_url("rabbit://h/?ssl=1&ssl_ca_file=/ca&ssl_key_file=/k").query) == {
+        "ca_certs": "/ca",
+        "keyfile": "/k",
+        "cert_reqs": ssl.CERT_REQUIRED,
+        "server_hostname": None,
+    }
+
+
+def test_unknown_library_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    hardening.check_libraries()
+    monkeypatch.delattr(hardening.impl_rabbit.Consumer, "_callback")
+    with pytest.raises(RuntimeError, match=r"Consumer\._callback"):
+        hardening.check_libraries()
 
 
 @pytest.fixture
@@ -252,7 +303,7 @@ def test_transient_queue_of_that_name_is_reported(line: Line, inbox: Inbox) -> N
 
 
 @pytest.mark.parametrize("quorum", [False, True])
-def test_oslo_listener_receives_what_is_published(line: Line, quorum: bool) -> None:  # noqa: FBT001
+def test_oslo_listener_receives_what_is_published(line: Line, quorum: bool) -> None:
     received: list[tuple[str, Any, str, str, Any, Any]] = []
 
     class Endpoint:

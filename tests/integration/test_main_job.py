@@ -73,7 +73,6 @@ def test_a_request_becomes_an_image_and_the_bus_hears_of_it(
     agent: AgentProcess,
     container: Containers,
     docker_client: DockerClient,
-    cloud: Cloud,
     alice: Connection,
     heard: list[tuple[str, dict[str, Any], dict[str, Any]]],
     send: Any,
@@ -88,7 +87,7 @@ def test_a_request_becomes_an_image_and_the_bus_hears_of_it(
         "image_name": "alpha/web",
         "tag": "v1",
         "request_id": request_id,
-        "message": "it's \"quoted\" $HOME",
+        "message": 'it\'s "quoted" $HOME',
         "labels": {"com.example.a b".replace(" ", "-"): "x y"},
         "metadata": {"ticket": "4711"},
     }

@@ -129,7 +129,9 @@ class AgentProcess:
         lines = []
         for group, options in self.options.items():
             lines.append(f"[{group}]")
-            lines += [f"{name} = {str(value).replace('$', '$$')}" for name, value in options.items()]
+            lines += [
+                f"{name} = {str(value).replace('$', '$$')}" for name, value in options.items()
+            ]
         path.write_text("\n".join(lines) + "\n")
         return path
 
@@ -169,7 +171,10 @@ class AgentProcess:
         """Publish a commit request on the host's topic and return its id."""
         request_id = fields.pop("request_id", None) or str(uuid.uuid4())
         payload = {
-            "container": container, "image_name": "test/snapshot", "request_id": request_id, **fields
+            "container": container,
+            "image_name": "test/snapshot",
+            "request_id": request_id,
+            **fields,
         }
         publisher = RabbitPublisher(
             self.broker.url,
@@ -205,9 +210,7 @@ def left_on(client: DockerClient, *request_ids: str) -> list[str]:
 
 
 @pytest.fixture
-def agent(
-    tmp_path: Path, broker: Broker, cloud: Cloud, engine_url: str
-) -> Iterator[AgentProcess]:
+def agent(tmp_path: Path, broker: Broker, cloud: Cloud, engine_url: str) -> Iterator[AgentProcess]:
     """A host with a listener that is not started yet."""
     agent = AgentProcess(tmp_path, broker, cloud, engine_url, log=tmp_path / "listener.log")
     yield agent

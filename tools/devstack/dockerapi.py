@@ -73,7 +73,7 @@ def call(
     return answer
 
 
-def call_json(docker_host: str, method: str, path: str, body: object = None) -> Any:  # noqa: ANN401
+def call_json(docker_host: str, method: str, path: str, body: object = None) -> Any:
     """Make one call and return the decoded answer."""
     return json.loads(call(docker_host, method, path, body))
 
