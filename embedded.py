@@ -57,7 +57,7 @@ def serve(settings: Settings) -> None:
         flush=True,
     )
     stop.wait()
-    server.close()
+    # The door stays open to the last: what still comes in is journaled, and done at the next start.
     agent.stop()
 
 

@@ -13,7 +13,7 @@ import docker.errors
 
 from tintype.adapters.docker_client import LazyClient
 from tintype.adapters.docker_errors import translated
-from tintype.core.errors import TintypeError, Unavailable
+from tintype.core.errors import StillFrozen, TintypeError, Unavailable
 
 THAW_DELAYS = (0.0, 0.1, 0.3, 1.0, 2.0, 4.0, 8.0)
 """Seconds before each attempt to thaw a container that we froze."""
@@ -43,7 +43,7 @@ class Freezer:
     def frozen(self, engine_id: str) -> Iterator[Freeze]:
         """Keep a running container frozen; one that somebody else froze is left alone.
 
-        Raises Unavailable when it cannot be thawed again, whatever happened within.
+        Raises StillFrozen when it cannot be thawed again, whatever happened within.
         """
         freeze = Freeze()
         began = time.monotonic()
@@ -75,7 +75,7 @@ class Freezer:
                 failure = error
         message = f"CONTAINER {engine_id[:12]} IS STILL FROZEN by a snapshot: {failure}"
         _log.critical("%s; `docker unpause %s` lets it run", message, engine_id)
-        raise Unavailable(message) from failure
+        raise StillFrozen(message) from failure
 
     def thaw(self, engine_id: str) -> None:
         """Let a frozen container run, and look whether it does. Raises Unavailable."""

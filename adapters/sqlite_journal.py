@@ -22,7 +22,7 @@ from typing import Any
 from tintype.core.errors import Unavailable
 from tintype.core.events import OUTCOMES, Event, Requester, canonical
 from tintype.core.ports import Admission, DeadLetter, OutboxRow, Work
-from tintype.core.snapshot import LOCK_FIELD, snapshot_id_for
+from tintype.core.snapshot import LOCK_FIELD, RESERVE, snapshot_id_for
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (instance TEXT NOT NULL);
@@ -36,6 +36,9 @@ CREATE TABLE IF NOT EXISTS requests (
     step        TEXT,             -- the next step, as JSON; NULL once done
     attempt     INTEGER NOT NULL DEFAULT 0,
     not_before  TEXT NOT NULL,
+    step_type   TEXT NOT NULL,
+    place       INTEGER NOT NULL DEFAULT 0,  -- 1 while it counts as a snapshot in hand
+    answered    INTEGER NOT NULL DEFAULT 0,
     container   TEXT,             -- engine id that the request has to itself until its outcome
     latest      TEXT,             -- the snapshot's latest event, as JSON
     updated_at  TEXT NOT NULL
@@ -61,18 +64,28 @@ CREATE TABLE IF NOT EXISTS dead_letters (
 CLAIM = """
 SELECT request_id, step, attempt, deadline FROM requests AS mine
 WHERE state = 'ready' AND not_before <= :now
+  AND (step_type != :entry OR place OR :places IS NULL
+       OR (SELECT count(*) FROM requests WHERE state != 'done' AND place) < :places)
   AND NOT EXISTS (
     SELECT 1 FROM requests AS other
     WHERE other.container = mine.container AND other.seq != mine.seq
-      AND (other.state = 'running' OR (other.state = 'ready' AND other.seq < mine.seq)))
+      AND (other.state = 'running'
+           OR (other.state = 'ready' AND other.seq < mine.seq AND other.place >= mine.place)))
 ORDER BY seq LIMIT 1
 """
 
 DEAD_LETTER_BYTES = 64 * 1024
 """What is kept of a message that could not be used."""
 
+DEAD_LETTERS = 10_000
+"""How many are kept, the newest, so that a sender of rubbish cannot fill the disk."""
+
 REASON_LENGTH = 4000
 """Characters kept of the reason why."""
+
+
+UNREADABLE = "unreadable"
+"""Type of a step whose row another version wrote, or damage."""
 
 
 class JournalInUse(Exception):
@@ -123,7 +136,12 @@ class SqliteJournal:
                 raise Unavailable(f"journal: {error}") from error
 
     def admit(
-        self, request_id: str, fingerprint: str, step: Event, deadline: datetime
+        self,
+        request_id: str,
+        fingerprint: str,
+        step: Event,
+        deadline: datetime,
+        latest: Event | None = None,
     ) -> Admission:
         """Take a request in, once."""
         with self._transaction() as db:
@@ -133,18 +151,19 @@ class SqliteJournal:
             if known is not None:
                 same = known["fingerprint"] == fingerprint
                 return Admission.DUPLICATE if same else Admission.CONFLICT
-            now = _now()
             db.execute(
                 "INSERT INTO requests (request_id, snapshot_id, fingerprint, deadline, state, step,"
-                " not_before, updated_at) VALUES (?, ?, ?, ?, 'ready', ?, ?, ?)",
+                " step_type, not_before, latest, updated_at)"
+                " VALUES (?, ?, ?, ?, 'ready', ?, ?, '', ?, ?)",
                 (
                     request_id,
                     snapshot_id_for(request_id),
                     fingerprint,
                     _utc(deadline),
                     _dump(step),
-                    "",
-                    now,
+                    step.type,
+                    None if latest is None else _dump(latest),
+                    _now(),
                 ),
             )
             return Admission.NEW
@@ -164,20 +183,29 @@ class SqliteJournal:
             )
             if done.rowcount and answer is not None:
                 _enqueue(db, answer)
+            db.execute(
+                "DELETE FROM dead_letters WHERE id <= (SELECT max(id) FROM dead_letters) - ?",
+                (DEAD_LETTERS,),
+            )
             return bool(done.rowcount)
 
-    def claim(self, now: datetime) -> Work | None:
-        """Hand out the oldest runnable step."""
+    def claim(self, now: datetime, places: int | None = None) -> Work | None:
+        """Hand out the oldest runnable step; one that cannot be read comes as `unreadable`."""
+        bounds = {"now": _utc(now), "places": places, "entry": RESERVE}
         with self._transaction() as db:
-            row = db.execute(CLAIM, {"now": _utc(now)}).fetchone()
+            row = db.execute(CLAIM, bounds).fetchone()
             if row is None:
                 return None
             attempt = row["attempt"] + 1
             db.execute(
-                "UPDATE requests SET state = 'running', attempt = ? WHERE request_id = ?",
-                (attempt, row["request_id"]),
+                "UPDATE requests SET state = 'running', attempt = ?, place = place OR step_type = ?"
+                " WHERE request_id = ?",
+                (attempt, RESERVE, row["request_id"]),
             )
-        step = _load(row["step"], attempt)
+        try:
+            step = _load(row["step"], attempt)
+        except (KeyError, TypeError, ValueError):
+            step = Event(UNREADABLE, {"text": row["step"]}, attempt=attempt)
         return Work(row["request_id"], step, datetime.fromisoformat(row["deadline"]))
 
     def next_due(self) -> datetime | None:
@@ -199,11 +227,16 @@ class SqliteJournal:
             answered = any(event.type in OUTCOMES for event in events)
             container = None if step is None or answered else step.payload.get(LOCK_FIELD)
             db.execute(
-                "UPDATE requests SET state = ?, step = ?, attempt = 0, not_before = '',"
+                "UPDATE requests SET state = ?, step = ?, step_type = ?, attempt = ?,"
+                " not_before = '', place = place AND NOT ?, answered = answered OR ?,"
                 " container = ?, latest = coalesce(?, latest), updated_at = ? WHERE request_id = ?",
                 (
                     "done" if step is None else "ready",
                     None if step is None else _dump(step),
+                    "" if step is None else step.type,
+                    0 if step is None else step.attempt - 1,
+                    answered,
+                    answered,
                     container,
                     latest,
                     _now(),
@@ -211,12 +244,14 @@ class SqliteJournal:
                 ),
             )
 
-    def postpone(self, work: Work, until: datetime) -> None:
+    def postpone(self, work: Work, until: datetime, step: Event | None = None) -> None:
         """Give a step back until then."""
+        changed = None if step is None else _dump(step)
         with self._transaction() as db:
             db.execute(
-                "UPDATE requests SET state = 'ready', not_before = ? WHERE request_id = ?",
-                (_utc(until), work.request_id),
+                "UPDATE requests SET state = 'ready', not_before = ?, step = coalesce(?, step)"
+                " WHERE request_id = ?",
+                (_utc(until), changed, work.request_id),
             )
 
     def recover(self) -> int:
@@ -230,7 +265,7 @@ class SqliteJournal:
         """Remember a progress event as the latest."""
         with self._transaction() as db:
             db.execute(
-                "UPDATE requests SET latest = ? WHERE request_id = ? AND state != 'done'",
+                "UPDATE requests SET latest = ? WHERE request_id = ? AND NOT answered",
                 (_dump(event), event.payload["request_id"]),
             )
 

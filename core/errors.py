@@ -13,7 +13,8 @@
     ├── Unavailable        503  try again later: nobody has to change anything
     │   ├── CorruptArchive   502  the engine's image stream is damaged or incomplete
     │   ├── CorruptUpload    502  the store holds other bytes than were sent
-    │   └── ImageIdSpent     409  the store can never use this image id again
+    │   ├── ImageIdSpent     409  the store can never use this image id again
+    │   └── StillFrozen      503  a container that we froze could not be thawed
     └── Cancelled          499  somebody asked for the snapshot to stop
 
     Interrupted (not an error): the service is stopping; the step runs again at the next start
@@ -38,7 +39,8 @@ class TintypeError(Exception):
     retryable: ClassVar[bool] = False
     """Whether the same call may work later with nothing changed by anybody."""
     attempts_allowed: ClassVar[int | None] = None
-    """How often a retryable failure is tried before it is final; None: until the deadline."""
+    """How often this very failure may happen to a step before it is final; None: until the
+    deadline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +144,10 @@ class ImageIdSpent(Unavailable):
     """
 
     code = 409
+
+
+class StillFrozen(Unavailable):
+    """A container that we froze could not be thawed: it must be, before anything else."""
 
 
 class Cancelled(TintypeError):

@@ -15,7 +15,6 @@ from tintype.core.errors import (
     Invalid,
     RequestConflict,
     TintypeError,
-    Unavailable,
     Violation,
 )
 from tintype.core.events import (
@@ -82,23 +81,17 @@ class Intake:
         step = Event(message.event_type, payload, requester)
         print_ = fingerprint(step.type, payload, requester.project_id, requester.user_id)
         now = self.clock.now()
-        admission = self.journal.admit(request_id, print_, step, self._deadline(payload, now))
+        snapshot = Snapshot.begin(step, host=self.host, created_at=now.isoformat())
+        accepted = snapshot.event(SNAPSHOT_PROGRESS, status="queued")
+        deadline = self._deadline(payload, now)
+        admission = self.journal.admit(request_id, print_, step, deadline, accepted)
         if admission is Admission.CONFLICT:
             raise RequestConflict(
                 f"/request_id: {request_id} was used before for another request; send a new id"
             )
         if admission is Admission.NEW:
-            snapshot = Snapshot.begin(step, host=self.host, created_at=now.isoformat())
-            self._note(snapshot.event(SNAPSHOT_PROGRESS, status="queued"))
             self.wake()
         return request_id
-
-    def _note(self, event: Event) -> None:
-        try:
-            self.journal.note(event)
-        except Unavailable as error:
-            # The request is taken: its sender must not hear that it was not.
-            LOG.warning("progress not noted: %s", error)
 
     def _deadline(self, payload: Mapping[str, Any], now: datetime) -> datetime:
         if "deadline" in payload:

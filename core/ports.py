@@ -105,7 +105,8 @@ class Engine(Protocol):
         """Capture the container on behalf of the request `owner`.
 
         The container is frozen for no longer than needed, thawed whatever happens, and never
-        thawed when somebody else froze it. Raises NotFound, Refused, Unavailable.
+        thawed when somebody else froze it. Raises StillFrozen when that failed; after any other
+        error (NotFound, Refused, Unavailable) it is not frozen by us.
         """
 
     def reopen(self, ref: str, *, paused_ms: int = 0) -> Capture | None:
@@ -249,19 +250,29 @@ class Journal(Protocol):
     """The only memory of work in hand. Every method is one transaction on durable storage."""
 
     def admit(
-        self, request_id: str, fingerprint: str, step: Event, deadline: datetime
+        self,
+        request_id: str,
+        fingerprint: str,
+        step: Event,
+        deadline: datetime,
+        latest: Event | None = None,
     ) -> Admission:
-        """Take a request in; the same again is a DUPLICATE, its id with another body a CONFLICT."""
+        """Take a request in; the same again is a DUPLICATE, its id with another body a CONFLICT.
+
+        `latest` is what `snapshot` shows of it until something happens.
+        """
 
     def reject(
         self, key: str, reason: str, message: Mapping[str, Any], answer: Event | None
     ) -> bool:
         """Keep a message as dead letter and answer it; False when `key` was rejected before."""
 
-    def claim(self, now: datetime) -> Work | None:
+    def claim(self, now: datetime, places: int | None = None) -> Work | None:
         """Hand the oldest runnable step to a worker and count the attempt.
 
-        Requests for one container run one after another. None: nothing is runnable now.
+        Requests for one container run one after another. At most `places` snapshots are in hand at
+        once: one takes its place with the step `snapshot.reserve` and keeps it to its outcome,
+        through all waiting. None: nothing is runnable now.
         """
 
     def next_due(self) -> datetime | None:
@@ -270,8 +281,8 @@ class Journal(Protocol):
     def record(self, work: Work, events: Sequence[Event], step: Event | None) -> None:
         """Record events for the outbox and the next step together; no step: the request is done."""
 
-    def postpone(self, work: Work, until: datetime) -> None:
-        """Give a step back, not to run before `until`."""
+    def postpone(self, work: Work, until: datetime, step: Event | None = None) -> None:
+        """Give a step back, not to run before `until`; `step` is what has become of it."""
 
     def recover(self) -> int:
         """Make steps that were running when the process died runnable; return how many."""

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from tintype.core.errors import Internal, Interrupted, TimedOut, TintypeError, Unavailable
-from tintype.core.events import SNAPSHOT_PROGRESS, Event
+from tintype.core.events import COMMIT_REQUEST, SNAPSHOT_PROGRESS, Event
 from tintype.core.ports import Handler, Journal, Services, Work
-from tintype.core.snapshot import ABORT, CLEANUP, Fault, of_step
+from tintype.core.snapshot import ABORT, CLEANUP, of_step, rejection
 
 LOG = logging.getLogger(__name__)
 
@@ -87,6 +87,7 @@ class Runner:
         self._wake = threading.Condition()
         self._stopping = threading.Event()
         self._interrupting = threading.Event()
+        self._abandoned = threading.Event()
         self._running: dict[str, Work] = {}
         self._threads = [
             threading.Thread(target=self._work, name=f"worker-{number}", daemon=True)
@@ -109,13 +110,16 @@ class Runner:
     def stop(self, graceful_seconds: float, hard_seconds: float = 5.0) -> tuple[Work, ...]:
         """Take nothing new and let running steps end; interrupt those that take longer.
 
-        Returns the steps that could not even be interrupted; they run again at the next start.
+        Returns the steps that could not even be interrupted. Whatever still becomes of them is not
+        recorded, for the caller may now thaw a container under its commit: they run again at the
+        next start.
         """
         self._stopping.set()
         self.wake()
         self._join(graceful_seconds)
         self._interrupting.set()
         self._join(hard_seconds)
+        self._abandoned.set()
         return tuple(self._running.values())
 
     def _join(self, seconds: float) -> None:
@@ -129,7 +133,7 @@ class Runner:
     def _work(self) -> None:
         while not self._stopping.is_set():
             try:
-                work = self._journal.claim(self._services.clock.now())
+                work = self._journal.claim(self._services.clock.now(), len(self._threads))
             except Unavailable as error:
                 LOG.error("journal: %s", error)
                 work = None
@@ -141,12 +145,9 @@ class Runner:
             self._running[work.request_id] = work
             try:
                 self.run(work)
-            except Exception:
-                # A step that cannot even fail, as one that another version wrote: it stays as it
-                # is until the next start, and this worker goes on with the others.
-                LOG.critical(
-                    "request %s: %s is stuck", work.request_id, work.step.type, exc_info=True
-                )
+            except Exception as defect:  # noqa: BLE001 - see the next line
+                # The last edge: what not even failing can be done with must end as an answer too.
+                self._give_up(work, defect)
             del self._running[work.request_id]
             # A request that waited for this one's container may be runnable now.
             self.wake()
@@ -170,7 +171,7 @@ class Runner:
             events = list(handler(step, self._services_for(work)))
         except Interrupted:
             LOG.info("request %s: %s interrupted, to be resumed", work.request_id, step.type)
-            self._until_stored(lambda: self._journal.postpone(work, self._services.clock.now()))
+            self._postpone(work, self._services.clock.now())
             return
         except TintypeError as error:
             self._failed(work, error)
@@ -188,28 +189,50 @@ class Runner:
         """Try again later, or turn to undoing."""
         step = work.step
         now = self._services.clock.now()
-        snapshot = of_step(step, host=self._services.host, now=now.isoformat())
-        fault = Fault.of(error, snapshot.phase)
+        before = of_step(step, host=self._services.host, now=now.isoformat())
+        snapshot = before.failed(step.type, error)
         LOG.warning(
             "request %s: %s, attempt %d: %s: %s",
             work.request_id,
             step.type,
             step.attempt,
-            fault.exception,
+            type(error).__name__,
             error,
         )
-        spent = error.attempts_allowed is not None and step.attempt >= error.attempts_allowed
-        if step.type in CLEANUP or (error.retryable and not spent):
-            waiting = replace(snapshot, fault=fault)
-            if step.type not in CLEANUP:
-                key = f"{step.type}/{step.attempt}"
-                self._progress.tell(waiting.event(SNAPSHOT_PROGRESS, status="waiting", key=key))
-            until = now + self._backoff.delay(step.attempt)
-            if step.type not in CLEANUP:
-                until = min(until, max(work.deadline, now))
-            self._until_stored(lambda: self._journal.postpone(work, until))
-            return
-        self._record(work, [], snapshot.step(ABORT, fault=fault))
+        if step.type in CLEANUP:
+            self._postpone(work, now + self._backoff.delay(step.attempt))
+        elif error.retryable and not snapshot.exhausted(step.type, error):
+            key = f"{step.type}/{step.attempt}"
+            self._progress.tell(snapshot.event(SNAPSHOT_PROGRESS, status="waiting", key=key))
+            until = min(now + self._backoff.delay(step.attempt), max(work.deadline, now))
+            again = None if step.type == COMMIT_REQUEST else snapshot.step(step.type, fault=None)
+            self._postpone(work, until, again)
+        else:
+            self._record(work, [], snapshot.step(ABORT))
+
+    def _give_up(self, work: Work, defect: Exception) -> None:
+        """Answer and bury a request whose step cannot be run nor fail, as one of another version.
+
+        Its captures are found by their tags, and removed since nobody waits for them any more.
+        """
+        LOG.critical("request %s: %s is unusable", work.request_id, work.step.type, exc_info=defect)
+        error = Internal(f"the journaled step {work.step.type!r} cannot be used")
+        answer = rejection(
+            work.request_id,
+            None,
+            work.step.requester,
+            error,
+            request_id=work.request_id,
+            host=self._services.host,
+            now=self._services.clock.now().isoformat(),
+        )
+        kept = {"step": work.step.type, "payload": work.step.payload}
+        reason = f"request {work.request_id}: {error}"
+        self._until_stored(lambda: self._journal.reject(work.request_id, reason, kept, None))
+        self._record(work, [answer], None)
+
+    def _postpone(self, work: Work, until: datetime, step: Event | None = None) -> None:
+        self._until_stored(lambda: self._journal.postpone(work, until, step))
 
     def _record(self, work: Work, events: list[Event], step: Event | None) -> None:
         if step is None or step.type in CLEANUP:
@@ -218,13 +241,13 @@ class Runner:
         if events:
             self._on_recorded()
 
-    def _until_stored(self, write: Callable[[], None]) -> None:
+    def _until_stored(self, write: Callable[[], object]) -> None:
         """Repeat a write to the journal until it is on disk; a full disk may be emptied.
 
         When the service stops first, the step counts as not done and runs again.
         """
         attempt = 1
-        while True:
+        while not self._abandoned.is_set():
             try:
                 write()
             except Unavailable as error:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
-from tintype.core.errors import TintypeError
+from tintype.core.errors import StillFrozen, TimedOut, TintypeError
 from tintype.core.events import (
     COMMIT_REQUEST,
     SCHEMA_VERSION,
@@ -105,8 +105,9 @@ class Snapshot:
     base_image: str | None = None
     base_image_id: str | None = None
     excluded_volumes: tuple[str, ...] = ()
-    pause_intended: bool = False
-    """Journaled before the container is frozen: whoever finds it frozen later may thaw it."""
+    pause_intended: int = 0
+    """The attempt at `snapshot.capture` that is to freeze the container; 0: none. Journaled before
+    it does: a later attempt that still finds this here knows that the earlier one was killed."""
     copies: tuple[Copy, ...] = ()
     capture_ref: str | None = None
     engine_image_id: str | None = None
@@ -117,6 +118,10 @@ class Snapshot:
     sha256: str | None = None
     finished_at: str | None = None
     fault: Fault | None = None
+    last_failure: str | None = None
+    """Why the last attempt failed that was followed by another."""
+    failures: Mapping[str, int] = field(default_factory=dict)
+    """How often each step has failed in each way: `<step>/<error>` -> count."""
 
     @classmethod
     def begin(cls, event: Event, *, host: str, created_at: str) -> Self:
@@ -160,11 +165,35 @@ class Snapshot:
         """Id of the image in the first store, or the one it is to get."""
         return self.copies[0].image_id if self.copies else self.request.get("image_id")
 
-    def step(self, step_type: str, **changes: Any) -> Event:
-        """Return the step that goes on from here."""
+    def step(self, step_type: str, *, attempt: int = 1, **changes: Any) -> Event:
+        """Return the step that goes on from here; `attempt` is what its first run counts as."""
         payload = asdict(replace(self, **changes))
         del payload["requester"]
-        return Event(step_type, payload, self.requester)
+        return Event(step_type, payload, self.requester, attempt=attempt)
+
+    def failed(self, step_type: str, error: TintypeError) -> Self:
+        """Return the snapshot after a step has failed, with the fault."""
+        way = f"{step_type}/{type(error).__name__}"
+        fault = Fault.of(error, self.phase)
+        early = isinstance(error, TimedOut)
+        if early and self.last_failure:
+            words = f"{fault.message}; the last failure: {self.last_failure}"
+            fault = replace(fault, message=words[:2000])
+        # A capture that failed has thawed the container, and says so when it could not. The
+        # deadline is looked at before a step does anything, so it proves nothing.
+        frozen = early or isinstance(error, StillFrozen)
+        return replace(
+            self,
+            fault=fault,
+            last_failure=fault.message,
+            failures={**self.failures, way: self.failures.get(way, 0) + 1},
+            pause_intended=self.pause_intended if frozen else 0,
+        )
+
+    def exhausted(self, step_type: str, error: TintypeError) -> bool:
+        """Tell whether a step has failed in this way as often as it may."""
+        count = self.failures.get(f"{step_type}/{type(error).__name__}", 0)
+        return error.attempts_allowed is not None and count >= error.attempts_allowed
 
     def with_copy(self, changed: Copy) -> Self:
         """Return the snapshot with one store's copy replaced."""

@@ -28,4 +28,8 @@ BUILT_IN: Mapping[str, Handler] = {
 def table() -> dict[str, Handler]:
     """Return the handler of each event type, installed extensions included."""
     added = {point.name: point.load() for point in entry_points(group="tintype.handlers")}
+    told = [name for name in added if name.startswith("image.snapshot.")]
+    if told:
+        # What has a handler is a step, and never reaches the bus.
+        raise ValueError(f"tintype.handlers: {', '.join(told)} are for the bus, not for handlers")
     return {**BUILT_IN, **added}

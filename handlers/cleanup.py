@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime
@@ -10,6 +11,8 @@ from tintype.core.errors import NotFound, Refused, TintypeError, Unavailable
 from tintype.core.events import SNAPSHOT_END, SNAPSHOT_ERROR, Event
 from tintype.core.ports import ImageStatus, ImageStore, Services
 from tintype.core.snapshot import SWEEP, Copy, Snapshot
+
+LOG = logging.getLogger(__name__)
 
 QUIET_ATTEMPTS = 3
 """How often the cleaning-up of a failed snapshot is tried before the bus hears of the failure. What
@@ -32,8 +35,8 @@ def abort(event: Event, services: Services) -> Iterator[Event]:
     images_left = _clean_stores(snapshot, services)
     engine_left = _clean_engine(snapshot, services)
     left = images_left + engine_left
-    if left and event.attempt <= QUIET_ATTEMPTS:
-        raise Unavailable(f"not cleaned up yet: {'; '.join(left)}")
+    if event.attempt <= QUIET_ATTEMPTS:
+        _try_again(left)
     snapshot = replace(snapshot, fault=replace(snapshot.fault, image_deleted=not images_left))
     yield snapshot.event(SNAPSHOT_ERROR, status="error", duration_ms=_duration_ms(snapshot))
     if left:
@@ -41,13 +44,14 @@ def abort(event: Event, services: Services) -> Iterator[Event]:
 
 
 def sweep(event: Event, services: Services) -> Iterator[Event]:
-    """Remove what was left when the bus was told; tried until it succeeds."""
+    """Remove what was left when the bus was told: until it succeeds, or is refused for good."""
     snapshot = Snapshot.load(event)
     left = _clean_engine(snapshot, services)
     if snapshot.fault is not None:
         left += _clean_stores(snapshot, services)
-    if left:
-        raise Unavailable(f"not cleaned up yet: {'; '.join(left)}")
+    _try_again(left)
+    for refusal in left:
+        LOG.error("request %s: left behind for good: %s", snapshot.request_id, refusal)
     yield from ()
 
 
@@ -61,7 +65,7 @@ def release(step: Event, services: Services) -> None:
         services.engine.thaw(container_id)
 
 
-def _clean_engine(snapshot: Snapshot, services: Services) -> list[str]:
+def _clean_engine(snapshot: Snapshot, services: Services) -> list[TintypeError]:
     """Thaw what we may have frozen and remove captures; return what could not be done."""
     container_id = snapshot.engine_container_id
     if container_id is None:
@@ -72,7 +76,7 @@ def _clean_engine(snapshot: Snapshot, services: Services) -> list[str]:
     return _undone(chores)
 
 
-def _clean_stores(snapshot: Snapshot, services: Services) -> list[str]:
+def _clean_stores(snapshot: Snapshot, services: Services) -> list[TintypeError]:
     """Delete the images of a failed snapshot; return what could not be done."""
     return _undone(
         [
@@ -114,16 +118,23 @@ def _waits_for_us(snapshot: Snapshot, copy: Copy, store: ImageStore) -> bool:
     return image.status is ImageStatus.QUEUED and ours
 
 
-def _undone(chores: list[Callable[[], None]]) -> list[str]:
+def _try_again(left: list[TintypeError]) -> None:
+    """Raise Unavailable when there is something left that may still be removed."""
+    passing = [str(error) for error in left if error.retryable]
+    if passing:
+        raise Unavailable(f"not cleaned up yet: {'; '.join(passing)}")
+
+
+def _undone(chores: list[Callable[[], None]]) -> list[TintypeError]:
     """Do every chore, whatever becomes of the others; return the failures."""
-    left = []
+    left: list[TintypeError] = []
     for chore in chores:
         try:
             chore()
         except NotFound:
             continue
         except TintypeError as error:
-            left.append(str(error))
+            left.append(error)
     return left
 
 

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from tintype.core.errors import Forbidden, Invalid, NotFound, Violation, WrongState
+from tintype.core.errors import (
+    Forbidden,
+    Invalid,
+    NotFound,
+    StillFrozen,
+    Unavailable,
+    Violation,
+    WrongState,
+)
 from tintype.core.events import SNAPSHOT_PROGRESS, Event
 from tintype.core.ports import CaptureOptions, Container, ContainerState, Services
 from tintype.core.snapshot import CAPTURE, RESERVE, UPLOAD, Copy, Snapshot, image_id_for
@@ -52,29 +60,40 @@ def capture(event: Event, services: Services) -> Iterator[Event]:
     services.checkpoint()
     snapshot = Snapshot.load(event)
     assert snapshot.engine_container_id is not None
-    if event.attempt > 1 and snapshot.pause_intended:
-        services.engine.thaw(snapshot.engine_container_id)
+    if snapshot.pause_intended and event.attempt > snapshot.pause_intended:
+        _thaw_after_kill(snapshot.engine_container_id, services)
+    if event.attempt > 1:
+        # Every attempt that failed may have left a whole image on the engine.
+        services.engine.discard(snapshot.request_id)
     container = services.engine.inspect(snapshot.engine_container_id)
     check_state(container)
     pause = bool(snapshot.request.get("pause", True)) and container.state is ContainerState.RUNNING
-    if pause != snapshot.pause_intended:
-        phase = "pausing" if pause else "committing"
-        yield snapshot.step(CAPTURE, pause_intended=pause, phase=phase)
-        return
+    intended = event.attempt if pause else 0
     phase = "pausing" if pause else "committing"
+    if snapshot.pause_intended != intended:
+        yield snapshot.step(CAPTURE, attempt=event.attempt, pause_intended=intended, phase=phase)
+        return
     freezing = replace(snapshot, phase=phase)
     services.progress(freezing.event(SNAPSHOT_PROGRESS, status="saving", key=phase))
     taken = services.engine.capture(container, snapshot.request_id, _options(snapshot, pause))
     yield snapshot.step(
         UPLOAD,
         phase="uploading",
-        pause_intended=False,
+        pause_intended=0,
         capture_ref=taken.ref,
         engine_image_id=taken.digest,
         layers=tuple(taken.layers),
         paused_ms=taken.paused_ms,
         bytes_total=taken.size_bytes,
     )
+
+
+def _thaw_after_kill(engine_id: str, services: Services) -> None:
+    """Thaw what a killed run may have left frozen. Raises StillFrozen."""
+    try:
+        services.engine.thaw(engine_id)
+    except Unavailable as error:
+        raise StillFrozen(f"container {engine_id[:12]} may be frozen: {error}") from error
 
 
 def check_state(container: Container) -> None:

@@ -40,7 +40,10 @@ def reserve(event: Event, services: Services) -> Iterator[Event]:
             continue
         try:
             image = store.reserve(_spec(snapshot, copy))
-        except ImageIdSpent:
+        except ImageIdSpent as error:
+            if event.attempt > 1 or copy.image_id == snapshot.request.get("image_id"):
+                # It was reserved, by us or for us, and is no more.
+                raise _deleted(copy) from error
             yield from _give_up_id(snapshot, copy)
             return
         _check_ours(snapshot, copy, image)

@@ -5,11 +5,13 @@ Everything else is the real one.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 from tintype import listener
 from tintype.adapters.sqlite_journal import SqliteJournal
@@ -29,16 +31,14 @@ class KilledJournal(SqliteJournal):
         if self._countdown == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def admit(
-        self, request_id: str, fingerprint: str, step: Event, deadline: datetime
-    ) -> Admission:
+    def admit(self, *request: Any) -> Admission:
         self._tick()
-        admission = super().admit(request_id, fingerprint, step, deadline)
+        admission = super().admit(*request)
         self._tick()
         return admission
 
-    def claim(self, now: datetime) -> Work | None:
-        work = super().claim(now)
+    def claim(self, now: datetime, places: int | None = None) -> Work | None:
+        work = super().claim(now, places)
         if work is not None:
             self._tick()
         return work
@@ -55,6 +55,7 @@ class KilledJournal(SqliteJournal):
 
 
 def main() -> int:
+    logging.basicConfig(level=logging.INFO)
     settings = listener.load([sys.argv[3]])
     journal = KilledJournal(settings.journal_path)
     agent = listener.Agent(settings, listener.make_publisher(settings), journal=journal)

@@ -87,18 +87,37 @@ def test_a_listener_killed_again_and_again_finishes(
     assert agent.stop() == 0
 
 
+def test_a_container_left_frozen_by_a_kill_runs_after_the_restart(
+    agent: AgentProcess, container: Containers, docker_client: DockerClient, cloud: Cloud
+) -> None:
+    web = container()
+    code, output = web.exec_run(
+        ["/bin/busybox", "dd", "if=/dev/urandom", "of=/fill", "bs=1M", "count=400"]
+    )
+    assert code == 0, output
+    request_id = agent.request(web.id)
+    agent.start()
+    until(lambda: state_of(web) == "paused", "the freeze")
+    agent.kill()
+    assert state_of(web) == "paused", "the kill came after the commit"
+    agent.start()
+    until(lambda: state_of(web) == "running", "the thaw")
+    assert_done_once(agent, request_id, docker_client, cloud, web)
+
+
 def test_a_broker_away_for_20_seconds_in_the_middle_costs_nothing(
     agent: AgentProcess, container: Containers, docker_client: DockerClient, cloud: Cloud
 ) -> None:
     web = container()
     code, output = web.exec_run(
-        ["/bin/busybox", "dd", "if=/dev/urandom", "of=/fill", "bs=1M", "count=100"]
+        ["/bin/busybox", "dd", "if=/dev/urandom", "of=/fill", "bs=1M", "count=300"]
     )
     assert code == 0, output
     request_id = agent.request(web.id)
     agent.start()
     until(lambda: agent.witness.of(request_id, SNAPSHOT_START), "the start")
     agent.broker.stop()
+    assert not agent.witness.of(request_id, *OUTCOMES), "the snapshot was over before the outage"
     time.sleep(20)
     agent.broker.start()
     assert_done_once(agent, request_id, docker_client, cloud, web)

@@ -102,23 +102,23 @@ class FusedJournal(SqliteJournal):
             raise PowerCut
         return result
 
-    def admit(self, request_id: str, fingerprint: str, step: Event, deadline: Any) -> Admission:
+    def admit(self, *request: Any) -> Admission:
         admit = super().admit
-        done: Admission = self._write(lambda: admit(request_id, fingerprint, step, deadline))
+        done: Admission = self._write(lambda: admit(*request))
         return done
 
-    def claim(self, now: Any) -> Work | None:
+    def claim(self, now: Any, places: int | None = None) -> Work | None:
         claim = super().claim
-        work: Work | None = self._write(lambda: claim(now))
+        work: Work | None = self._write(lambda: claim(now, places))
         return work
 
     def record(self, work: Work, events: Sequence[Event], step: Event | None) -> None:
         record = super().record
         self._write(lambda: record(work, events, step))
 
-    def postpone(self, work: Work, until: Any) -> None:
+    def postpone(self, work: Work, until: Any, step: Event | None = None) -> None:
         postpone = super().postpone
-        self._write(lambda: postpone(work, until))
+        self._write(lambda: postpone(work, until, step))
 
     def note(self, event: Event) -> None:
         note = super().note

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
@@ -96,7 +97,10 @@ def served(app: Any) -> Iterator[str]:
                 channel.handle_close()  # the client keeps its connection
             server.close()
 
-        server.trigger.pull_trigger(end)
+        with contextlib.suppress(
+            OSError
+        ):  # the loop, awake already, may have ended before the pull
+            server.trigger.pull_trigger(end)
         thread.join()
         server.task_dispatcher.shutdown()
 

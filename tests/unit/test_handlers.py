@@ -19,6 +19,7 @@ from tintype.core.errors import (
     Invalid,
     NotFound,
     Refused,
+    StillFrozen,
     TimedOut,
     TintypeError,
     TooLarge,
@@ -436,10 +437,18 @@ def test_an_image_id_that_is_not_known_to_be_ours_is_not_deleted_when_it_is_spen
     bench.container()
     reserve_foreign(bench, GIVEN, owner="project-v", data=b"precious")
     bench.trouble.plan("glance.reserve", ImageIdSpent("deactivated"))
-    step = only(bench, at(bench, RESERVE, image_id=GIVEN))
-    run(bench, step)
-    aborted(bench, step, Refused("no"))
+    step = at(bench, RESERVE, image_id=GIVEN)
+    refused(bench, step, Cancelled, "deleted")
+    aborted(bench, step, Cancelled("deleted"))
     assert bench.images()[GIVEN] == "active"
+
+
+def test_an_image_deleted_before_its_reservation_was_recorded_cancels(bench: Bench) -> None:
+    bench.container()
+    step = at(bench, RESERVE)
+    run(bench, step)  # reserved; then a kill, before that was recorded
+    bench.stores["glance"].discard(next(iter(bench.images())))
+    refused(bench, again(step), Cancelled, "deleted")
 
 
 def test_a_store_that_takes_no_id_is_given_up(bench: Bench) -> None:
@@ -524,9 +533,46 @@ def test_a_container_found_frozen_after_a_crash_is_thawed_if_we_may_have_done_it
     intended = only(bench, at(bench, CAPTURE))
     bench.engine.containers[container.engine_id].state = PAUSED  # a kill -9 in the commit
 
-    assert only(bench, again(intended)).type == UPLOAD
+    intended_again = only(bench, again(intended))
+    assert bench.engine.containers[container.engine_id].state is RUNNING
+    assert only(bench, intended_again).type == UPLOAD
     assert bench.engine.containers[container.engine_id].state is RUNNING
     assert [what for what, _ in bench.engine.actions] == ["unpause", "pause", "unpause"]
+
+
+def test_a_container_that_its_user_pauses_after_a_failed_capture_stays_paused(
+    bench: Bench,
+) -> None:
+    container = bench.container()
+    intended = only(bench, at(bench, CAPTURE))
+    failed = Snapshot.load(intended).failed(CAPTURE, Unavailable("the engine broke off"))
+    bench.engine.containers[container.engine_id].state = PAUSED
+    retried = failed.step(CAPTURE, fault=None)
+    withdrawn_or_done = only(bench, again(retried))
+    assert withdrawn_or_done.type == UPLOAD
+    aborted(bench, retried, TimedOut("late"))
+    assert bench.engine.containers[container.engine_id].state is PAUSED
+    assert bench.engine.actions == []
+
+
+def test_a_capture_that_could_not_thaw_keeps_the_intent(bench: Bench) -> None:
+    bench.container()
+    intended = Snapshot.load(only(bench, at(bench, CAPTURE)))
+    for error in (StillFrozen("frozen"), TimedOut("late")):
+        assert intended.failed(CAPTURE, error).pause_intended == 1
+
+
+def test_captures_of_failed_attempts_do_not_pile_up(bench: Bench) -> None:
+    container = bench.container()
+    intended = only(bench, at(bench, CAPTURE))
+    only(bench, intended)
+    assert bench.engine.owners()
+    withdrawn = Snapshot.load(intended).failed(CAPTURE, Unavailable("lost the answer"))
+    bench.trouble.plan("engine.inspect", Unavailable("away"))
+    with pytest.raises(Unavailable):
+        run(bench, again(withdrawn.step(CAPTURE, fault=None)))
+    assert not bench.engine.owners()
+    assert bench.engine.containers[container.engine_id].state is RUNNING
 
 
 def test_a_container_paused_by_its_user_is_never_thawed(bench: Bench) -> None:

@@ -315,9 +315,7 @@ def test_every_message_is_admitted_answered_or_kept(
 class FullJournal(SqliteJournal):
     """A journal on a full disk."""
 
-    def admit(
-        self, request_id: str, fingerprint: str, step: Event, deadline: datetime
-    ) -> Admission:
+    def admit(self, *request: Any) -> Admission:
         raise Unavailable("full")
 
     def reject(self, key: str, reason: str, message: Any, answer: Event | None) -> bool:
