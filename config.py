@@ -80,13 +80,14 @@ class BusSettings:
     listen_exchanges: list[str] = _option(
         ["tintype", "zun", "nova"],
         "Exchanges that requests are taken from: a publisher that uses"
-        " oslo.messaging sends to its own control_exchange.",
+        " oslo.messaging sends to its own control_exchange. Only `exchange` is ever"
+        " created here, the others are awaited.",
     )
     notification_topic: str = _option("notifications", "Topic of emitted events.")
     request_topic: str = _option(
         "container-requests", "Topic of requests; `<topic>.<host>` is this host's own."
     )
-    prefetch: int = _option(20, "Messages taken from a queue before they are journaled.", minimum=1)
+    prefetch: int = _option(5, "Messages taken from a queue before they are journaled.", minimum=1)
     max_message_bytes: int = _option(
         1024 * 1024, "Longer messages become dead letters unread.", minimum=1024
     )

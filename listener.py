@@ -211,10 +211,11 @@ def make_publisher(settings: Settings) -> RabbitPublisher:
 
 def make_listener(settings: Settings, intake: Intake) -> BusListener:
     """Return the listener that feeds requests from the configured broker to the intake."""
-    topic = settings.bus.request_topic
+    topic, own = settings.bus.request_topic, settings.bus.exchange
     return BusListener(
         settings.bus.url,
-        exchanges=settings.bus.listen_exchanges,
+        exchange=own,
+        foreign_exchanges=[name for name in settings.bus.listen_exchanges if name != own],
         topics=[topic, f"{topic}.{settings.host}"],
         on_message=intake.on_message,
         on_garbage=intake.on_garbage,
@@ -224,9 +225,8 @@ def make_listener(settings: Settings, intake: Intake) -> BusListener:
     )
 
 
-def serve(settings: Settings, agent: Agent) -> None:
+def serve(settings: Settings, agent: Agent, listener: BusListener) -> None:
     """Work until SIGTERM or SIGINT, then stop in order: taking, working, telling."""
-    listener = make_listener(settings, agent.intake)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -254,10 +254,11 @@ def main(argv: list[str] | None = None) -> int:
     try:
         settings = load([str(path) for path in arguments.config_file])
         agent = Agent(settings, make_publisher(settings))
-    except (ConfigError, JournalInUse, OSError) as error:
+        listener = make_listener(settings, agent.intake)
+    except (ConfigError, JournalInUse, OSError, RuntimeError, ValueError) as error:
         print(f"tintype-listener: {error}", file=sys.stderr)  # noqa: T201 - a command's last word
         return 1
-    serve(settings, agent)
+    serve(settings, agent, listener)
     return 0
 
 

@@ -16,6 +16,7 @@ from oslo_messaging.notify.listener import NotificationServer
 from oslo_messaging.transport import NotificationTransport
 
 from tintype.adapters import envelope, frames, hardening
+from tintype.adapters.bindings import Bindings
 from tintype.adapters.publisher import BROKER_ERRORS, translate, transport_url
 from tintype.core.errors import Invalid, Unavailable
 from tintype.core.events import Message
@@ -43,32 +44,38 @@ class BusListener:
     would grow for ever. What stands in the message as its priority is of no interest.
 
     Queues are named `<topic>.<priority>`, without the exchange: two services that listen on one
-    topic take each other's messages even on different exchanges.
+    topic take each other's messages even on different exchanges. Only our own `exchange` is
+    declared; `foreign_exchanges` are bound to the same queues when they exist, which is looked for
+    every `rebind_seconds`. The queues are durable: an oslo.messaging publisher on one of our topics
+    must be so too (amqp_durable_queues), or the broker refuses its declaration of the queue.
 
     `url`: as oslo.messaging's `transport_url`; driver options may follow as its query, for example
-    `?ssl=1&ssl_ca_file=/etc/ssl/bus.pem`. `prefetch` counts for each topic and priority, so at most
-    7 * topics * prefetch * max_message_bytes of unread bodies are held in memory.
+    `?ssl=1&ssl_ca_file=/etc/ssl/bus.pem`. There is one consumer for each topic and priority, and
+    `prefetch` counts for each: at most 7 * topics * prefetch * max_message_bytes of bodies are held
+    in memory (70 MiB for two topics), and what each of `threads` callbacks makes of one.
     """
 
     def __init__(
         self,
         url: str,
         *,
-        exchanges: Sequence[str],
+        exchange: str,
+        foreign_exchanges: Sequence[str] = (),
         topics: Sequence[str],
         on_message: OnMessage,
         on_garbage: OnGarbage,
-        prefetch: int = 20,
+        prefetch: int = 5,
         max_message_bytes: int = 1024 * 1024,
         durable: bool = True,
         quorum: bool = False,
         retry_seconds: float = 1.0,
+        rebind_seconds: float = 30.0,
         threads: int = 4,
     ) -> None:
         """Prepare, without connecting.
 
         Raises RuntimeError when oslo.messaging is of a version that cannot be hardened, and
-        oslo_messaging.InvalidTransportURL.
+        ValueError for a malformed URL.
         """
         hardening.check_libraries()
         self._options = {
@@ -77,14 +84,15 @@ class BusListener:
             "rabbit_qos_prefetch_count": str(prefetch),
         }
         self._url = url
-        transport_url(url)
-        self._targets = [
-            oslo_messaging.Target(exchange=exchange, topic=topic)
-            for exchange in exchanges
-            for topic in topics
-        ]
+        self._targets = [oslo_messaging.Target(exchange=exchange, topic=topic) for topic in topics]
+        self._bindings = Bindings(
+            url,
+            exchanges=foreign_exchanges,
+            queues=[f"{topic}.{name}" for topic in topics for name in oslo_dispatcher.PRIORITIES],
+        )
         self._limit = max_message_bytes
         self._retry_seconds = retry_seconds
+        self._rebind_seconds = rebind_seconds
         self._threads = threads
         self._stopping = threading.Event()
         self._dispatcher = _Dispatcher(
@@ -135,9 +143,16 @@ class BusListener:
                 self._trouble = translate(error)
                 LOG.error("not listening, next try in %s s: %s", self._retry_seconds, self._trouble)
                 self._stopping.wait(self._retry_seconds)
+            except Exception as error:
+                # Broad, for this is the thread's edge: without it, the service would run on deaf.
+                self._trouble = Unavailable(f"message bus: {type(error).__name__}, see the log")
+                LOG.exception("not listening, next try in %s s", self._retry_seconds)
+                self._stopping.wait(self._retry_seconds)
             else:
                 self._trouble = None
-                self._stopping.wait()
+                while not self._stopping.is_set():
+                    self._bindings.renew()
+                    self._stopping.wait(self._rebind_seconds)
                 server.stop()
                 server.wait()
 

@@ -55,7 +55,7 @@ class Consumer(impl_rabbit.Consumer):  # type: ignore[misc]  # oslo.messaging ha
         self.callback(Delivery(message, self.queue_name))
 
     def _declare_fallback_nondurable(self, err: Any, conn: Any, consumer_arguments: Any) -> None:
-        """Bind our durable queue to an exchange that somebody made without durability.
+        """Bind our durable queue to our exchange, though somebody made that without durability.
 
         The driver would make the queue transient too, and lose it at the broker's next restart.
         """

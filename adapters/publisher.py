@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import logging
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import amqp
 import kombu
@@ -47,11 +47,60 @@ def translate(error: Exception) -> Unavailable:
 def transport_url(url: str) -> Any:
     """Parse a transport URL, with a configuration of its own: never the process's global one.
 
-    Raises oslo_messaging.InvalidTransportURL.
+    Raises ValueError, which quotes nothing: where a URL is cut wrong, any part may be a password.
     """
     conf = cfg.ConfigOpts()
     conf(args=[], project="tintype", default_config_files=[], default_config_dirs=[])
-    return oslo_messaging.TransportURL.parse(conf, url)
+    try:
+        parsed = None if _is_cut(url) else oslo_messaging.TransportURL.parse(conf, url)
+    except (ValueError, oslo_messaging.InvalidTransportURL):
+        parsed = None
+    if (
+        parsed is None
+        or parsed.transport not in {"rabbit", "kombu"}
+        or not all(host.hostname and 0 <= (host.port or 0) < 65536 for host in parsed.hosts)
+    ):
+        raise ValueError(
+            "the bus url is malformed: expected rabbit://user:password@host:port/vhost"
+            " (percent-encode special characters)"
+        )
+    return parsed
+
+
+def _is_cut(url: str) -> bool:
+    """Tell whether a slash, question mark, hash or comma parts a password from its "@"."""
+    parts = urlsplit(url)
+    with_user = {"@" in host for host in parts.netloc.split(",") if host}
+    return len(with_user) > 1 or "@" in parts.path + parts.query + parts.fragment
+
+
+def connect(
+    url: str, query: Mapping[str, str], timeout: float, **options: object
+) -> kombu.Connection:
+    """Connect to one host by kombu's URL. Raises some of BROKER_ERRORS and leaves nothing behind.
+
+    `query`: the driver's options of the transport URL; `options`: kombu's transport options.
+    """
+    connection = kombu.Connection(
+        url,
+        ssl=_tls(query),
+        login_method=query.get("rabbit_login_method", "AMQPLAIN"),  # the driver's default
+        connect_timeout=timeout,
+        transport_options=options,
+    )
+    try:
+        connection.ensure_connection(max_retries=0)
+    except BROKER_ERRORS:
+        connection.collect()
+        raise
+    # For what amqp waits for without a timeout of its own: answers to open, declare, close.
+    connection.connection.sock.settimeout(timeout)
+    return connection
+
+
+def kombu_urls(parsed: Any) -> list[str]:
+    """Return kombu's URL of each host in a parsed transport URL."""
+    return [_kombu_url(parsed, host) for host in parsed.hosts] or ["amqp://"]
 
 
 class RabbitPublisher:
@@ -78,9 +127,9 @@ class RabbitPublisher:
         quorum: bool = False,
         timeout: float = 10.0,
     ) -> None:
-        """Prepare, without connecting. Raises oslo_messaging.InvalidTransportURL."""
+        """Prepare, without connecting. Raises ValueError for a malformed URL."""
         parsed = transport_url(url)
-        self._urls = [_kombu_url(parsed, host) for host in parsed.hosts] or ["amqp://"]
+        self._urls = kombu_urls(parsed)
         self._query = parsed.query
         self._topic_for = (lambda event: topic) if isinstance(topic, str) else topic
         self._publisher_id = publisher_id
@@ -157,16 +206,9 @@ class RabbitPublisher:
         return self._connect_to(self._urls[0])
 
     def _connect_to(self, url: str) -> kombu.Producer:
-        self._connection = kombu.Connection(
-            url,
-            ssl=_tls(self._query),
-            login_method=self._query.get("rabbit_login_method", "AMQPLAIN"),  # the driver's default
-            connect_timeout=self._timeout,
-            transport_options={"confirm_publish": True, "on_blocked": _raise_blocked},
+        self._connection = connect(
+            url, self._query, self._timeout, confirm_publish=True, on_blocked=_raise_blocked
         )
-        self._connection.ensure_connection(max_retries=0)
-        # For what amqp waits for without a timeout of its own: answers to open, declare, close.
-        self._connection.connection.sock.settimeout(self._timeout)
         self._producer = kombu.Producer(self._connection.channel(), on_return=self._on_return)
         return self._producer
 
@@ -195,7 +237,7 @@ def _kombu_url(url: Any, host: Any) -> str:
     return f"amqp://{user}:{password}@{name}:{host.port or 5672}/{vhost}"
 
 
-def _tls(query: dict[str, str]) -> bool | dict[str, Any]:
+def _tls(query: Mapping[str, str]) -> bool | dict[str, Any]:
     """Return kombu's TLS parameters for the driver's options, as the driver makes them."""
     if not types.Boolean()(query.get("ssl", "false")):
         return False

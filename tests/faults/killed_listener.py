@@ -59,7 +59,7 @@ def main() -> int:
     settings = listener.load([sys.argv[3]])
     journal = KilledJournal(settings.journal_path)
     agent = listener.Agent(settings, listener.make_publisher(settings), journal=journal)
-    listener.serve(settings, agent)
+    listener.serve(settings, agent, listener.make_listener(settings, agent.intake))
     return 0
 
 

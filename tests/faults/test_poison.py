@@ -304,7 +304,7 @@ def test_memory_of_a_listener_is_bounded(line: Line) -> None:
     """All of it twice over, bombs of 400 MB and bodies of 20 MB among it."""
     settings = {
         "url": line.broker.url,
-        "exchanges": [line.exchange],
+        "exchange": line.exchange,
         "topics": [line.topic],
         "max_message_bytes": LIMIT,
         "prefetch": 20,

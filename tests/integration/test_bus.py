@@ -105,13 +105,12 @@ def test_every_priority_is_consumed(line: Line, inbox: Inbox) -> None:
     }
 
 
-def test_listens_on_several_exchanges_and_topics(line: Line, inbox: Inbox) -> None:
-    other = Line(line.broker, line.exchange + "-b", line.topic + "-b")
-    line.listen(inbox, exchanges=[line.exchange, other.exchange], topics=[line.topic, other.topic])
-    for exchange in (line.exchange, other.exchange):
-        for topic in (line.topic, other.topic):
-            Line(line.broker, exchange, topic).send(line.good(1))
-    until(lambda: len(inbox.messages) == 4, "a message on each way")
+def test_listens_on_several_topics(line: Line, inbox: Inbox) -> None:
+    topics = [line.topic, f"{line.topic}.host-1"]
+    line.listen(inbox, topics=topics)
+    for topic in topics:
+        Line(line.broker, line.exchange, topic).send(line.good(1))
+    until(lambda: len(inbox.messages) == 2, "a message on each topic")
 
 
 @pytest.mark.parametrize("compression", ["gzip", "bzip2"])
@@ -272,7 +271,7 @@ def test_redelivery_during_the_callback_is_handled(line: Line, inbox: Inbox) -> 
     assert [message.message_id for message in inbox.messages] == ["good-1", "good-1", "good-2"]
 
 
-def test_queues_are_durable_even_where_an_exchange_is_not(line: Line, inbox: Inbox) -> None:
+def test_queues_are_durable_even_where_our_exchange_is_not(line: Line, inbox: Inbox) -> None:
     with line.broker.kombu() as connection:
         kombu.Exchange(
             line.exchange, "topic", durable=False, channel=connection.channel()

@@ -143,7 +143,7 @@ class Line:
     def listener(self, inbox: Inbox, **options: Any) -> BusListener:
         """Make a listener; stopped when the test ends."""
         settings: dict[str, Any] = {
-            "exchanges": [self.exchange],
+            "exchange": self.exchange,
             "topics": [self.topic],
             "on_message": inbox.take,
             "on_garbage": inbox.bury,

@@ -46,6 +46,7 @@ def test_the_defaults_are_those_of_the_contract() -> None:
     assert settings.bus.listen_exchanges == ["tintype", "zun", "nova"]
     assert settings.bus.notification_topic == "notifications"
     assert settings.bus.request_topic == "container-requests"
+    assert settings.bus.prefetch == 5
     assert settings.agent.max_concurrent_snapshots == 5
     assert settings.api.host == "127.0.0.1"
 

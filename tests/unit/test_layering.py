@@ -19,6 +19,7 @@ PACKAGES = ("adapters", "core", "handlers", "schemas")
 
 ADAPTERS: Mapping[str, frozenset[str]] = {
     "tintype.adapters": frozenset({"oslo_service"}),  # chosen to be without eventlet, for all
+    "tintype.adapters.bindings": frozenset({"amqp", "kombu"}),
     "tintype.adapters.bus": frozenset({"oslo_messaging"}),
     "tintype.adapters.clock": frozenset(),
     "tintype.adapters.directory": frozenset(),

@@ -1,0 +1,83 @@
+"""Bindings of our queues to the exchanges of other services, which are never created from here.
+
+oslo.messaging's consumer declares every exchange it listens on, with its own durability. Nova's is
+not durable by default and gone after a restart of the broker: a Tintype that is back first would
+make it durable, and Nova's own declaration would be refused, its notifications lost. So somebody
+else's exchange is bound to once its owner has made it, and again in case it was made anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Sequence
+
+import amqp
+import kombu
+
+from tintype.adapters.publisher import BROKER_ERRORS, connect, kombu_urls, translate, transport_url
+
+LOG = logging.getLogger(__name__)
+
+
+class Bindings:
+    """Binds queues to foreign exchanges, with the queue's name as the routing key.
+
+    An exchange may be of any durability. Not thread-safe: one thread at a time.
+    """
+
+    def __init__(
+        self, url: str, *, exchanges: Sequence[str], queues: Sequence[str], timeout: float = 5.0
+    ) -> None:
+        """Prepare, without connecting. Raises ValueError for a malformed URL."""
+        parsed = transport_url(url)
+        self._urls = kombu_urls(parsed)
+        self._query = parsed.query
+        self._exchanges = exchanges
+        self._queues = queues
+        self._timeout = timeout
+        self._told: dict[str, str] = {}
+
+    def renew(self) -> None:
+        """Bind whatever exists now; what is bound already stays so. Never raises."""
+        if not self._exchanges:
+            return
+        try:
+            with self._connect() as connection:
+                for exchange in self._exchanges:
+                    self._bind(exchange, connection)
+        except BROKER_ERRORS as error:
+            self._tell(logging.WARNING, "foreign exchanges", f"not bound: {translate(error)}")
+        except Exception:
+            # Broad, for listening on our own exchange goes on, whatever is wrong with another's.
+            LOG.exception("foreign exchanges not bound")
+        else:
+            self._told.pop("foreign exchanges", None)
+
+    def _connect(self) -> kombu.Connection:
+        """Connect to the first host that answers; only for a moment, so without heartbeats."""
+        for url in self._urls[:-1]:
+            with contextlib.suppress(*BROKER_ERRORS):
+                return connect(url, self._query, self._timeout)
+        return connect(self._urls[-1], self._query, self._timeout)
+
+    def _bind(self, exchange: str, connection: kombu.Connection) -> None:
+        try:
+            with connection.channel() as channel:
+                # Passive: asks whether it exists, of whatever type and durability.
+                channel.exchange_declare(exchange, "topic", passive=True)
+                for queue in self._queues:
+                    channel.queue_bind(queue, exchange, routing_key=queue)
+        except amqp.exceptions.NotFound as error:
+            self._tell(logging.INFO, f"exchange {exchange}", f"not bound yet: {error}")
+        except amqp.exceptions.ChannelError as error:
+            # Refused, for example: no reason to forgo the next exchange.
+            self._tell(logging.WARNING, f"exchange {exchange}", f"not bound: {error}")
+        else:
+            self._tell(logging.INFO, f"exchange {exchange}", "bound")
+
+    def _tell(self, level: int, subject: str, state: str) -> None:
+        """Log a state when it is new: it is looked at again and again."""
+        if self._told.get(subject) != state:
+            LOG.log(level, "%s: %s", subject, state)
+        self._told[subject] = state
