@@ -11,10 +11,13 @@ import pytest
 from docker import DockerClient
 
 from tests.support.agent import AgentProcess, left_on
-from tests.support.docker import Containers, state_of
+from tests.support.docker import Containers, fill, state_of
 from tests.support.openstack import Cloud
 from tests.support.rabbit import until
+from tintype.adapters.docker_engine import DockerEngine
+from tintype.adapters.sqlite_journal import SqliteJournal
 from tintype.core.events import OUTCOMES, SNAPSHOT_END, SNAPSHOT_START
+from tintype.core.ports import CaptureOptions
 
 WRITES = 30
 """Points at which a snapshot into one store can be killed: before and after each journal write.
@@ -70,10 +73,7 @@ def test_a_listener_killed_again_and_again_finishes(
     agent: AgentProcess, container: Containers, docker_client: DockerClient, cloud: Cloud
 ) -> None:
     big = container()
-    code, output = big.exec_run(
-        ["/bin/busybox", "dd", "if=/dev/urandom", "of=/fill", "bs=1M", "count=200"]
-    )
-    assert code == 0, output
+    fill(big, 200)
     seed = uuid.uuid4().int
     print(f"seed {seed}")
     chance = random.Random(seed)
@@ -91,10 +91,7 @@ def test_a_container_left_frozen_by_a_kill_runs_after_the_restart(
     agent: AgentProcess, container: Containers, docker_client: DockerClient, cloud: Cloud
 ) -> None:
     web = container()
-    code, output = web.exec_run(
-        ["/bin/busybox", "dd", "if=/dev/urandom", "of=/fill", "bs=1M", "count=400"]
-    )
-    assert code == 0, output
+    fill(web, 400)
     request_id = agent.request(web.id)
     agent.start()
     until(lambda: state_of(web) == "paused", "the freeze")
@@ -109,10 +106,7 @@ def test_a_broker_away_for_20_seconds_in_the_middle_costs_nothing(
     agent: AgentProcess, container: Containers, docker_client: DockerClient, cloud: Cloud
 ) -> None:
     web = container()
-    code, output = web.exec_run(
-        ["/bin/busybox", "dd", "if=/dev/urandom", "of=/fill", "bs=1M", "count=300"]
-    )
-    assert code == 0, output
+    fill(web, 300)
     request_id = agent.request(web.id)
     agent.start()
     until(lambda: agent.witness.of(request_id, SNAPSHOT_START), "the start")
@@ -126,15 +120,29 @@ def test_a_broker_away_for_20_seconds_in_the_middle_costs_nothing(
     assert agent.stop() == 0
 
 
+def test_a_capture_that_nobody_waits_for_is_removed_at_the_start(
+    agent: AgentProcess, container: Containers, docker_client: DockerClient, engine_url: str
+) -> None:
+    """An engine goes on with a commit whose client was killed, after all else was cleaned up."""
+    web = container()
+    journal = SqliteJournal(agent.folder / "journal.sqlite")
+    engine = DockerEngine(engine_url, instance=journal.instance)
+    forgotten = str(uuid.uuid4())
+    engine.capture(engine.inspect(str(web.id)), forgotten, CaptureOptions(pause=False))
+    engine.close()
+    journal.close()
+    assert left_on(docker_client, forgotten)
+    agent.start()
+    until(lambda: not left_on(docker_client, forgotten), "the housekeeper")
+    assert agent.stop() == 0
+
+
 def test_sigterm_in_the_middle_leaves_the_rest_to_the_next_start(
     agent: AgentProcess, container: Containers, docker_client: DockerClient, cloud: Cloud
 ) -> None:
     agent.options["agent"]["graceful_timeout"] = 0
     web = container()
-    code, output = web.exec_run(
-        ["/bin/busybox", "dd", "if=/dev/urandom", "of=/fill", "bs=1M", "count=300"]
-    )
-    assert code == 0, output
+    fill(web, 300)
     request_id = agent.request(web.id)
     agent.start()
     until(

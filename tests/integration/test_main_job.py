@@ -18,7 +18,7 @@ from openstack.connection import Connection
 from oslo_context.context import RequestContext
 
 from tests.support.agent import AgentProcess, left_on
-from tests.support.docker import Containers, state_of
+from tests.support.docker import Containers, fill, state_of
 from tests.support.openstack import Cloud
 from tests.support.rabbit import until
 from tintype.adapters.publisher import transport_url
@@ -262,14 +262,6 @@ def test_deleting_the_image_cancels_the_snapshot(
     assert error["fault"]["code"] == 499
     assert error["fault"]["image_deleted"] is True
     assert left_on(docker_client, request_id) == []
-
-
-def fill(container: Any, megabytes: int) -> None:
-    """Write incompressible data into a container."""
-    code, output = container.exec_run(
-        ["/bin/busybox", "dd", "if=/dev/urandom", "of=/fill", "bs=1M", f"count={megabytes}"]
-    )
-    assert code == 0, output
 
 
 def test_a_deadline_ends_a_snapshot_that_cannot_succeed(

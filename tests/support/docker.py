@@ -95,6 +95,14 @@ def write(container: Container, path: str, data: bytes) -> None:
     assert container.put_archive("/", buffer.getvalue())
 
 
+def fill(container: Container, megabytes: int) -> None:
+    """Write data into a running container that does not compress."""
+    code, output = container.exec_run(
+        ["/bin/busybox", "dd", "if=/dev/urandom", "of=/fill", "bs=1M", f"count={megabytes}"]
+    )
+    assert code == 0, output
+
+
 def state_of(container: Container) -> str:
     """Return the engine's word for the container's state now."""
     container.reload()
