@@ -133,7 +133,9 @@ class DockerEngine:
             freeze = options.pause and state is ContainerState.RUNNING
             with self._freezer.frozen(engine_id) if freeze else nullcontext(Freeze()) as frozen:
                 if freeze and not frozen.ours:  # frozen by somebody else, or stopped meanwhile
-                    self._capturable(engine_id)
+                    state, _ = self._capturable(engine_id)
+                    if state is ContainerState.RUNNING:
+                        raise Unavailable(f"container {engine_id[:12]} could not be kept frozen")
                 self._commits.get().commit(
                     engine_id,
                     self._repository,
