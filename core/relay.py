@@ -50,7 +50,10 @@ class Relay:
         self._news.set()
 
     def stop(self, seconds: float) -> None:
-        """Publish what is pending if the bus takes it within `seconds`; the rest stays recorded."""
+        """Try once more to publish what is pending, for `seconds` at most; the rest stays recorded.
+
+        A bus that is away must not hold up the stop: the next start goes on.
+        """
         self._stopping.set()
         self._news.set()
         self._thread.join(seconds)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import random
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -123,12 +124,10 @@ class Runner:
         return tuple(self._running.values())
 
     def _join(self, seconds: float) -> None:
-        waiter = threading.Event()
-        rounds = max(1, int(seconds / 0.05))
-        for _ in range(rounds):
-            if not any(thread.is_alive() for thread in self._threads):
-                return
-            waiter.wait(0.05)
+        end = time.monotonic() + seconds
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(max(0.0, end - time.monotonic()))
 
     def _work(self) -> None:
         while not self._stopping.is_set():

@@ -1116,6 +1116,7 @@ def test_runner_and_relay_together_tell_every_request_in_order(bench: Bench) -> 
     relay.start()
     with running(runner_of(bench, on_progress=relay.offer)):
         until(lambda: not bench.journal.live(), "all requests done")
+    until(lambda: not bench.journal.pending(10), "all events published")
     relay.stop(PATIENCE)
 
     for request_id in asked:
