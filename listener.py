@@ -189,6 +189,9 @@ class Agent:
                 self.journal.prune(self._services.clock.now() - timedelta(days=days))
             except TintypeError as error:
                 LOG.warning("housekeeping: %s", error)
+            except Exception:
+                # The housekeeper's edge: a defect must not end it, and let captures pile up.
+                LOG.exception("housekeeping broke")
             if self._stopped.wait(HOUSEKEEPING_SECONDS):
                 return
 
