@@ -14,6 +14,7 @@
     │   ├── CorruptArchive   502  the engine's image stream is damaged or incomplete
     │   ├── CorruptUpload    502  the store holds other bytes than were sent
     │   ├── ImageIdSpent     409  the store can never use this image id again
+    │   ├── Unroutable       503  nobody has a queue for a message
     │   └── StillFrozen      503  a container that we froze could not be thawed
     └── Cancelled          499  somebody asked for the snapshot to stop
 
@@ -144,6 +145,10 @@ class ImageIdSpent(Unavailable):
     """
 
     code = 409
+
+
+class Unroutable(Unavailable):
+    """The bus is there, but nobody has a queue for the message: its receiver was never up."""
 
 
 class StillFrozen(Unavailable):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import reprlib
 import uuid
 from collections.abc import Mapping
@@ -22,10 +23,30 @@ NAMESPACE = uuid.UUID("3ce2a4c5-6f1b-5d0e-9a4e-7d2f8a10c9b1")
 """Namespace of every derived id. Changing it would break deduplication of work in hand."""
 
 COMMIT_REQUEST = "container.commit.request"
+COMMIT_CANCEL = "container.commit.cancel"
+COMMIT_ACCEPTED = "container.commit.accepted"
+"""Told by an agent that has taken a request which a router sent to it."""
+EXISTS_REQUEST = "container.exists.request"
+"""Asks agents to tell of their containers, with `container.exists`."""
+CONTAINER_EXISTS = "container.exists"
+CONTAINER_CREATE = "container.create.end"
+CONTAINER_START = "container.start.end"
+CONTAINER_PAUSE = "container.pause.end"
+CONTAINER_UNPAUSE = "container.unpause.end"
+CONTAINER_STOP = "container.stop.end"
+CONTAINER_RENAME = "container.rename.end"
+CONTAINER_UPDATE = "container.update.end"
+CONTAINER_DELETE_START = "container.delete.start"
+"""Told by a service that is about to delete; an engine says nothing beforehand."""
+CONTAINER_DELETE = "container.delete.end"
+CONTAINER_SCHEDULE = "container.schedule"
+"""The step by which a handler is asked what schedules want; never on the bus."""
 SNAPSHOT_START = "image.snapshot.start"
 SNAPSHOT_PROGRESS = "image.snapshot.progress"
 SNAPSHOT_END = "image.snapshot.end"
 SNAPSHOT_ERROR = "image.snapshot.error"
+SNAPSHOT_EXISTS = "image.snapshot.exists"
+"""How a snapshot stands, told on demand: triggers nothing, ends nothing."""
 
 OUTCOMES = frozenset({SNAPSHOT_END, SNAPSHOT_ERROR})
 """Every request is answered by exactly one of these."""
@@ -69,6 +90,16 @@ class Message:
 def derived_id(*parts: str) -> str:
     """Return the UUID that stands for these parts, the same one every time."""
     return str(uuid.uuid5(NAMESPACE, "/".join(parts)))
+
+
+_LIFECYCLE = re.compile(
+    r"container\.(?:exists|(?:create|start|pause|unpause|stop|rename|update|delete)\.(?:start|end))"
+)
+
+
+def is_lifecycle(event_type: object) -> bool:
+    """Tell whether events of this type are about what happens to a container."""
+    return isinstance(event_type, str) and _LIFECYCLE.fullmatch(event_type) is not None
 
 
 def is_uuid(value: object) -> bool:

@@ -15,7 +15,10 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from tintype.core.archive import ArchiveSummary
-from tintype.core.events import Event
+from tintype.core.errors import Invalid
+from tintype.core.events import Event, is_uuid
+from tintype.core.ownership import Ownership
+from tintype.core.rules import Rule
 
 
 class ContainerState(StrEnum):
@@ -46,6 +49,49 @@ class Container:
     labels: Mapping[str, str] = field(default_factory=dict)
     volumes: Sequence[str] = ()
     """Mount points whose data a commit does not hold."""
+    created_at: str = ""
+    """When it was made, ISO 8601; empty where the engine does not say."""
+
+
+ZUN_PREFIX = "zun-"
+"""Zun names a container after its uuid, and labels nothing (zun/container/docker/driver.py)."""
+
+
+def container_uuid(name: str, engine_id: str) -> str:
+    """Return Zun's uuid for a container named `zun-<uuid>`, else the engine's id."""
+    uuid = name.removeprefix(ZUN_PREFIX)
+    zuns = uuid != name and is_uuid(uuid) and uuid == uuid.lower()
+    return uuid if zuns else engine_id
+
+
+class EngineAction(StrEnum):
+    """What has happened to a container, in the engine's words (moby's `events.Action`)."""
+
+    CREATE = "create"
+    START = "start"
+    PAUSE = "pause"
+    UNPAUSE = "unpause"
+    DIE = "die"
+    """Its main process has ended, asked to or not."""
+    RENAME = "rename"
+    UPDATE = "update"
+    DESTROY = "destroy"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineEvent:
+    """One event of the engine about a container."""
+
+    action: EngineAction
+    engine_id: str
+    at: int
+    """When, nanoseconds since 1970 by the engine's clock; the resume point of `Engine.watch`."""
+    name: str
+    image: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """As the engine's event has them: mixed with its own attributes, some of which win."""
+    exit_code: int | None = None
+    """Of a `die`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +142,17 @@ class Engine(Protocol):
         """Return the container with this uuid, engine id (or a unique start of it) or name.
 
         Raises NotFound, or Refused where a name stands for several.
+        """
+
+    def containers(self) -> Sequence[Container]:
+        """Return all containers, in any state; without `config` and `volumes`."""
+
+    def watch(self, since: int, seconds: float) -> AbstractContextManager[Iterator[EngineEvent]]:
+        """Stream what happens to containers from `since` (nanoseconds, inclusive) on.
+
+        What the engine still remembers comes first (the Docker Engine: its last 256 events), then
+        what happens, for `seconds`; then the stream ends. Raises Unavailable when the engine ends
+        it earlier, or cannot be reached.
         """
 
     def thaw(self, engine_id: str) -> None:
@@ -157,6 +214,8 @@ class StoredImage:
     sha512: str | None = None
     owner: str | None = None
     """Project that it belongs to, where the store knows projects."""
+    created_at: str | None = None
+    """When it was reserved, ISO 8601, UTC."""
 
 
 class ImageStore(Protocol):
@@ -193,6 +252,12 @@ class ImageStore(Protocol):
     def discard(self, image_id: str) -> None:
         """Delete the image whatever its status; none there is fine."""
 
+    def find(self, owner: str | None, properties: Mapping[str, str]) -> Sequence[StoredImage]:
+        """Return the active images of a project that have all these properties, newest first.
+
+        None: whoever owns them. Raises Unavailable, Refused.
+        """
+
     def download(self, image_id: str) -> AbstractContextManager[Iterator[bytes]]:
         """Stream the data of an active image. Raises NotFound, Unavailable."""
 
@@ -219,12 +284,22 @@ class Admission(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Cancellation:
+    """That a request is to stop, and why."""
+
+    reason: str
+    answered: bool = False
+    """Somebody else has told its outcome already: end without a word."""
+
+
+@dataclass(frozen=True, slots=True)
 class Work:
     """A request whose next step a worker has claimed."""
 
     request_id: str
     step: Event
     deadline: datetime
+    cancelled: Cancellation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,11 +331,24 @@ class Journal(Protocol):
         step: Event,
         deadline: datetime,
         latest: Event | None = None,
+        *,
+        not_before: datetime | None = None,
     ) -> Admission:
         """Take a request in; the same again is a DUPLICATE, its id with another body a CONFLICT.
 
-        `latest` is what `snapshot` shows of it until something happens.
+        `latest` is what `snapshot` shows of it until something happens; its first step does not
+        run before `not_before`.
         """
+
+    def cancel(self, request_id: str, cancellation: Cancellation) -> bool:
+        """Have a request stopped at its next step; False when it is unknown or has its outcome.
+
+        A request that waits, for a time or a place or its container, becomes runnable for it.
+        True also for one that was cancelled before, whatever has become of it.
+        """
+
+    def holding(self, engine_id: str) -> Sequence[str]:
+        """Return the ids of the requests that have this container in hand, oldest first."""
 
     def reject(
         self, key: str, reason: str, message: Mapping[str, Any], answer: Event | None
@@ -293,6 +381,9 @@ class Journal(Protocol):
     def snapshot(self, ident: str) -> Event | None:
         """Return the latest event of the snapshot or request with this id."""
 
+    def snapshots(self) -> Sequence[Event]:
+        """Return the latest event of every request that has one, oldest request first."""
+
     def live(self) -> frozenset[str]:
         """Return the ids of all requests that are not done."""
 
@@ -302,7 +393,8 @@ class Journal(Protocol):
     def prune(self, before: datetime) -> int:
         """Forget requests done, and dead letters kept, before then; return how many.
 
-        A request that is forgotten would run again if it were sent again.
+        A request that is forgotten would run again if it were sent again. Confirmed events about
+        containers, which come by the thousand, are forgotten after an hour in any case.
         """
 
     def close(self) -> None:
@@ -315,8 +407,48 @@ class Outbox(Protocol):
     def pending(self, limit: int) -> Sequence[OutboxRow]:
         """Return at most `limit` unconfirmed events."""
 
-    def confirm(self, row: OutboxRow) -> None:
-        """Mark an event as taken by the broker."""
+    def confirm(self, rows: Sequence[OutboxRow]) -> None:
+        """Mark events as taken by the broker."""
+
+    def confirmed_at(self, event_id: str) -> datetime | None:
+        """Return when the broker took an event; None: not yet, or it is forgotten."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A container that the bus was told of."""
+
+    payload: Mapping[str, Any]
+    """What was told last."""
+    since: str
+    """When it was first told of, ISO 8601."""
+
+
+class WatchLog(Protocol):
+    """How far the engine's events were told. Shares its transactions with the outbox."""
+
+    def resume_point(self) -> int | None:
+        """Return the `at` of the last engine event that was told; None: there is none yet."""
+
+    def known(self) -> Mapping[str, Known]:
+        """Return the containers told of and not told deleted, by engine id."""
+
+    def observe(
+        self,
+        events: Sequence[Event],
+        told: Mapping[str, Mapping[str, Any] | None],
+        resume_point: int | None = None,
+    ) -> None:
+        """Put events into the outbox and remember what they tell, together.
+
+        `told`: engine id -> payload, or None for a container that is gone.
+        """
+
+    def ticked_at(self) -> datetime | None:
+        """Return until when schedules were looked at; None: never."""
+
+    def tick(self, events: Sequence[Event], at: datetime) -> None:
+        """Put what schedules ask for into the outbox, and remember that they were looked at."""
 
 
 class Publisher(Protocol):
@@ -327,6 +459,10 @@ class Publisher(Protocol):
 
     def close(self) -> None:
         """Release connections."""
+
+
+def _no_cron(expression: str, after: datetime) -> datetime:
+    raise Invalid(f"cron expressions are not read here: {expression!r} after {after}")
 
 
 Checkpoint = Callable[[], None]
@@ -344,9 +480,18 @@ class Services:
     """Name of this host, as it stands in events and topics."""
     default_stores: Sequence[str]
     """Where images go whose request names no store."""
+    ownership: Ownership = field(default_factory=Ownership)
+    """Whose containers are."""
     progress: Callable[[Event], None] = lambda event: None
     """Best effort, at most one a second for a request."""
     checkpoint: Checkpoint = lambda: None
+    cron: Callable[[str, datetime], datetime] = _no_cron
+    """The first time after a moment that a cron expression (UTC) names. Raises Invalid."""
+    rules: Sequence[Rule] = ()
+    """Configured rules: what asks for snapshots beside containers' own labels."""
+    confirmed_at: Callable[[str], datetime | None] = lambda event_id: None
+    """When the bus confirmed the recorded event with this id, waited for a moment; None: not yet.
+    """
     poll_seconds: float = 5.0
     """How often a running upload looks whether its image was deleted."""
 

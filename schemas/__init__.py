@@ -1,5 +1,7 @@
 """JSON Schemas (2020-12), one file for each event type: the source of truth for all payloads.
 
+All that happens to containers, told by us or by others, has one schema: `container`.
+
 They are read, checked against their meta-schema and compiled once, when this package is imported: a
 service with a broken schema does not start.
 """
@@ -20,6 +22,7 @@ from jsonschema.exceptions import ValidationError
 from referencing import Registry, Resource
 
 from tintype.core.errors import Violation
+from tintype.core.events import is_lifecycle
 
 _FORMATS = FormatChecker(formats=())
 
@@ -57,9 +60,14 @@ def _compile(schemas: Mapping[str, Mapping[str, Any]]) -> dict[str, Draft202012V
 
 
 SCHEMAS: Mapping[str, Mapping[str, Any]] = _read()
-"""The schema of each event type."""
+"""The schema of each event type, and those that others refer to."""
 
 _VALIDATORS = _compile(SCHEMAS)
+
+
+def schema_of(event_type: str) -> str:
+    """Return the name of the schema of an event type: all that happens to containers has one."""
+    return "container" if is_lifecycle(event_type) else event_type
 
 
 VIOLATIONS_TOLD = 20
@@ -68,7 +76,7 @@ VIOLATIONS_TOLD = 20
 
 def validate(event_type: Any, payload: Any) -> list[Violation]:
     """Return what is wrong with an event's payload, nearest to the document's root first."""
-    validator = _VALIDATORS.get(event_type) if isinstance(event_type, str) else None
+    validator = _VALIDATORS.get(schema_of(event_type)) if isinstance(event_type, str) else None
     if validator is None:
         known = ", ".join(sorted(_VALIDATORS))
         return [Violation("", f"an event type with a schema ({known})", repr(event_type)[:100])]
@@ -107,7 +115,7 @@ def _expectation(error: ValidationError) -> str:
     """Put a failed keyword into words; `x-expected` in a schema says it better than a pattern."""
     value: Any = error.validator_value
     schema: Any = error.schema
-    if error.validator in ("pattern", "format") and "x-expected" in schema:
+    if error.validator in ("pattern", "format", "anyOf") and "x-expected" in schema:
         return str(schema["x-expected"])
     words = {
         "type": f"{' or '.join(value) if isinstance(value, list) else value}",
@@ -119,6 +127,8 @@ def _expectation(error: ValidationError) -> str:
         "maxLength": f"at most {value} characters",
         "minItems": f"at least {value} items",
         "maxItems": f"at most {value} items",
+        "minimum": f"at least {value}",
+        "maximum": f"at most {value}",
         "maxProperties": f"at most {value} fields",
         "uniqueItems": "items that differ",
     }

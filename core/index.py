@@ -1,0 +1,282 @@
+"""The index: what is known of all containers and snapshots, from events alone.
+
+Events come late, twice and in any order, from our agents and from other services. So what an event
+says is a `Sighting`: facts, each true at one moment. A container's record keeps the latest fact of
+each kind, whatever the order in which they came; a deletion is final. Merging is commutative,
+associative and idempotent, which is all that makes any permutation end in the same index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any, Protocol, Self
+
+from tintype.core.events import (
+    CONTAINER_CREATE,
+    CONTAINER_DELETE,
+    CONTAINER_EXISTS,
+    CONTAINER_PAUSE,
+    CONTAINER_RENAME,
+    CONTAINER_START,
+    CONTAINER_STOP,
+    CONTAINER_UNPAUSE,
+    CONTAINER_UPDATE,
+    OUTCOMES,
+    SNAPSHOT_EXISTS,
+    Message,
+    canonical,
+    fingerprint,
+)
+from tintype.core.ports import ContainerState
+
+Version = tuple[str, str, str]
+"""When a fact was true (UTC, fixed width), who says so (event id), and what it says.
+
+Compared in this order: two events of one moment are told apart by their ids, and the same id with
+two contents by these, so that no order of arrival ever matters.
+"""
+
+FACTS = (
+    "host",
+    "engine_id",
+    "name",
+    "state",
+    "image",
+    "project_id",
+    "user_id",
+    "labels",
+    "created_at",
+)
+"""What a record holds of a container, beside its uuid."""
+
+_SPELLINGS: Mapping[str, tuple[str, ...]] = {
+    "uuid": ("container_uuid", "uuid"),
+    "host": ("host",),
+    "engine_id": ("engine_container_id", "container_id"),
+    "name": ("container_name", "name"),
+    "state": ("state", "status"),
+    "image": ("base_image", "image"),
+    "project_id": ("project_id", "tenant_id"),
+    "user_id": ("user_id",),
+    "labels": ("labels",),
+    "created_at": ("created_at",),
+}
+"""Our names, then those of other services (Zun's container object), of each field."""
+
+_STATE_AFTER: Mapping[str, ContainerState] = {
+    CONTAINER_START: ContainerState.RUNNING,
+    CONTAINER_UNPAUSE: ContainerState.RUNNING,
+    CONTAINER_PAUSE: ContainerState.PAUSED,
+    CONTAINER_STOP: ContainerState.STOPPED,
+}
+"""What an event means for the state when it does not name one."""
+
+TOLD_OF = frozenset(
+    {
+        CONTAINER_EXISTS,
+        CONTAINER_CREATE,
+        CONTAINER_START,
+        CONTAINER_PAUSE,
+        CONTAINER_UNPAUSE,
+        CONTAINER_STOP,
+        CONTAINER_RENAME,
+        CONTAINER_UPDATE,
+        CONTAINER_DELETE,
+    }
+)
+"""Events that say how a container is. Those that announce a change (`.start`) say nothing yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """What one event says of one container."""
+
+    uuid: str
+    at: str
+    """The moment at which it was so, as `moment` writes it."""
+    event_id: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """Some of FACTS: what the event names; strings, and a dict for `labels`."""
+    deleted: bool = False
+
+    @classmethod
+    def read(cls, message: Message, now: datetime) -> Self | None:
+        """Read a notification whose payload has passed its schema; None when it is of no use.
+
+        `now` stands for the moment of an event that names none.
+        """
+        if message.event_type not in TOLD_OF or not isinstance(message.payload, Mapping):
+            return None
+        payload = unwrapped(message.payload)
+        found = {name: _first(payload, _SPELLINGS[name]) for name in _SPELLINGS}
+        uuid = found.pop("uuid")
+        if not isinstance(uuid, str):
+            return None
+        if found["state"] is None:
+            found["state"] = _STATE_AFTER.get(message.event_type)
+        told_at = moment(payload.get("occurred_at")) or moment(message.timestamp)
+        event_id = payload.get("event_id") or message.message_id
+        return cls(
+            uuid=uuid.lower(),
+            at=told_at or moment(now) or "",
+            event_id=str(event_id or fingerprint(message.event_type, payload, message.timestamp)),
+            facts={name: _fact(name, value) for name, value in found.items() if value is not None},
+            deleted=message.event_type == CONTAINER_DELETE,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerRecord:
+    """What is known of one container."""
+
+    uuid: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, Version] = field(default_factory=dict)
+    """The version of each fact."""
+    deleted_at: str | None = None
+    """When it was deleted, at the earliest told; kept as a tombstone against late events."""
+    heard_at: str = ""
+    """The latest moment that any event told of."""
+
+    def merged(self, sighting: Sighting) -> Self:
+        """Return the record with what the sighting adds."""
+        facts, versions = dict(self.facts), dict(self.versions)
+        for name, value in sighting.facts.items():
+            version = (sighting.at, sighting.event_id, canonical(value).decode("ascii"))
+            if name not in versions or version > versions[name]:
+                facts[name], versions[name] = value, version
+        deleted_at = self.deleted_at
+        if sighting.deleted:
+            deleted_at = min(filter(None, (deleted_at, sighting.at)))
+        heard_at = max(self.heard_at, sighting.at)
+        return replace(
+            self, facts=facts, versions=versions, deleted_at=deleted_at, heard_at=heard_at
+        )
+
+    @property
+    def host(self) -> str | None:
+        """Host that it is on."""
+        return self.facts.get("host")
+
+    @property
+    def name(self) -> str | None:
+        """Its name."""
+        return self.facts.get("name")
+
+    @property
+    def state(self) -> ContainerState:
+        """Its state in the words of the spec."""
+        try:
+            return ContainerState(self.facts.get("state", ""))
+        except ValueError:
+            return ContainerState.OTHER
+
+    @property
+    def project_id(self) -> str | None:
+        """Project that owns it; None: nobody's in particular."""
+        return self.facts.get("project_id")
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotRecord:
+    """How one snapshot stands: its latest event."""
+
+    request_id: str
+    rank: tuple[bool, str, str]
+    """Orders the events about one request: an outcome is above all else, then time, then id."""
+    payload: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, message: Message) -> Self:
+        """Read an `image.snapshot.*` notification whose payload has passed its schema."""
+        payload: Mapping[str, Any] = message.payload
+        again = message.event_type == SNAPSHOT_EXISTS
+        ended = message.event_type in OUTCOMES or (again and payload["finished_at"] is not None)
+        # Told again on demand, an unfinished snapshot may have got further since.
+        at = payload["finished_at"] if ended else "" if again else message.timestamp
+        return cls(
+            str(payload["request_id"]), (ended, moment(at) or "", payload["event_id"]), payload
+        )
+
+    def latest(self, other: SnapshotRecord) -> SnapshotRecord:
+        """Return the one of two that counts; of equal rank, not the first one but the greater."""
+        return max(self, other, key=lambda record: (record.rank, canonical(record.payload)))
+
+
+class Index(Protocol):
+    """The read model of containers and snapshots. Raises Unavailable only."""
+
+    def sight(self, sightings: Sequence[Sighting]) -> None:
+        """Merge what events say into the records, in one transaction."""
+
+    def note(self, snapshots: Sequence[SnapshotRecord]) -> None:
+        """Keep the latest of what is known of snapshots, in one transaction."""
+
+    def find(self, ident: str) -> Sequence[ContainerRecord]:
+        """Return the living containers that `ident` may stand for, best kind of match first only.
+
+        A uuid or an engine id matches before a name, a name before the start of an engine id.
+        """
+
+    def container(self, uuid: str) -> ContainerRecord | None:
+        """Return what is known of a container, deleted or not."""
+
+    def containers(self) -> Sequence[ContainerRecord]:
+        """Return all living containers, by uuid."""
+
+    def snapshot(self, request_id: str) -> SnapshotRecord | None:
+        """Return how a snapshot stands."""
+
+    def snapshots(self) -> Sequence[SnapshotRecord]:
+        """Return all snapshots, by request id."""
+
+    def heard_at(self) -> str | None:
+        """Return the latest moment that any record was told of; None: the index is empty."""
+
+    def prune(self, before: datetime) -> int:
+        """Forget containers not heard of, and snapshots ended, before then; return how many."""
+
+    def close(self) -> None:
+        """Release connections."""
+
+
+def moment(value: object) -> str | None:
+    """Return a moment as UTC text of fixed width, which compares as time does; None: it is none.
+
+    Text without a zone is UTC, as in every oslo.messaging notification.
+    """
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            return None
+    if not isinstance(value, datetime):
+        return None
+    try:
+        zoned = value if value.tzinfo else value.replace(tzinfo=UTC)
+        return zoned.astimezone(UTC).isoformat(timespec="microseconds")
+    except OverflowError:
+        return None
+
+
+def unwrapped(payload: Any) -> Any:
+    """Return the fields inside a versioned object (`zun_object.data`), as OpenStack wraps them."""
+    for key, value in payload.items() if isinstance(payload, Mapping) else ():
+        if isinstance(key, str) and key.endswith("_object.data") and isinstance(value, Mapping):
+            return value
+    return payload
+
+
+def _first(payload: Mapping[str, Any], names: Sequence[str]) -> Any:
+    return next((payload[name] for name in names if payload.get(name) is not None), None)
+
+
+def _fact(name: str, value: Any) -> Any:
+    if name == "labels":
+        pairs = value.items() if isinstance(value, Mapping) else ()
+        return {str(key): str(text) for key, text in pairs}
+    if name == "created_at":
+        return moment(value) or str(value)
+    return str(value)

@@ -1,0 +1,34 @@
+"""Whose a container is: what its labels say, or else what the configuration does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tintype.core.events import Requester
+
+
+@dataclass(frozen=True, slots=True)
+class Ownership:
+    """Reads owners from labels."""
+
+    project_label: str = "tintype.project_id"
+    user_label: str = "tintype.user_id"
+    default_project_id: str | None = None
+    """Owner of containers without the label; None: they are nobody's in particular."""
+    default_user_id: str | None = None
+
+    def owner_of(self, labels: Mapping[str, str]) -> Requester:
+        """Return the project and the user that a container with these labels belongs to."""
+        return Requester(
+            labels.get(self.project_label, self.default_project_id),
+            labels.get(self.user_label, self.default_user_id),
+        )
+
+
+def may_use(project_id: str | None, requester: Requester) -> bool:
+    """Tell whether a requester may act on what belongs to a project: its own, or any as an admin.
+
+    What belongs to nobody in particular anybody may use.
+    """
+    return project_id is None or requester.is_admin or project_id == requester.project_id
