@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -59,24 +59,34 @@ class LazyClient:
 
 
 @contextmanager
-def image_stream(
-    lazy_client: LazyClient, reference: str, timeout: int
-) -> Iterator[Iterator[bytes]]:
-    """Stream an image as `docker save` has it; leaving the context closes the connection.
+def open_stream(
+    lazy_client: LazyClient, path: str, timeout: float, params: Mapping[str, str] | None = None
+) -> Iterator[requests.Response]:
+    """Ask for what streams; leaving the context closes the connection.
 
-    `timeout` seconds without a byte, before or in the stream, end it with Unavailable. The SDK's
-    own get_image switches the socket's timeout off once the answer has begun.
+    `timeout` seconds without a byte, before or in the stream, end it with Unavailable, as long as
+    its reads are translated. The SDK's own streaming calls switch the socket's timeout off once the
+    answer has begun.
     """
     with translated():
         client = lazy_client.get()
-        url = f"{client.base_url}/v{client.api_version}/images/{reference}/get"
-        response = client.get(url, stream=True, timeout=timeout)
+        url = f"{client.base_url}/v{client.api_version}{path}"
+        response = client.get(url, params=params, stream=True, timeout=timeout)
     try:
         with translated():
             _raise_for_status(response)
-        yield _chunks(response)
+        yield response
     finally:
         response.close()
+
+
+@contextmanager
+def image_stream(
+    lazy_client: LazyClient, reference: str, timeout: float
+) -> Iterator[Iterator[bytes]]:
+    """Stream an image as `docker save` has it; see `open_stream`."""
+    with open_stream(lazy_client, f"/images/{reference}/get", timeout) as response:
+        yield _chunks(response)
 
 
 def _chunks(response: requests.Response) -> Iterator[bytes]:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
-from tintype.core.events import is_uuid
-from tintype.core.ports import Container, ContainerState
+from tintype.core.ports import Container, ContainerState, container_uuid
 
-ZUN_PREFIX = "zun-"
-"""Zun names a container after its uuid, and labels nothing (zun/container/docker/driver.py)."""
+OWN_ATTRIBUTES = frozenset({"name", "image", "exitCode", "execDuration", "oldName"})
+"""What the engine itself adds to the labels in the events that we take.
+
+From moby's daemon/events.go, monitor.go and rename.go. A label of such a name is lost: it cannot
+be told from the engine's own.
+"""
 
 _STATES = {
     "running": ContainerState.RUNNING,
@@ -21,10 +25,9 @@ _STATES = {
 def container_of(attrs: Mapping[str, Any]) -> Container:
     """Return the container that `GET /containers/{id}/json` answered with."""
     name, config = attrs["Name"].lstrip("/"), attrs["Config"]
-    uuid = name.removeprefix(ZUN_PREFIX)
     return Container(
         engine_id=attrs["Id"],
-        uuid=uuid if uuid != name and is_uuid(uuid) else attrs["Id"],
+        uuid=container_uuid(name, attrs["Id"]),
         name=name,
         state=_STATES.get(attrs["State"]["Status"], ContainerState.OTHER),
         image=config["Image"],
@@ -32,7 +35,44 @@ def container_of(attrs: Mapping[str, Any]) -> Container:
         config=_restore_config(config, attrs["HostConfig"]),
         labels=config["Labels"] or {},
         volumes=_mount_points(attrs),
+        created_at=_whole_seconds(attrs.get("Created") or ""),
     )
+
+
+def listed_container(attrs: Mapping[str, Any]) -> Container:
+    """Return a container as an entry of `GET /containers/json` has it: no config, no volumes.
+
+    Its image is an id where the reference that its creator wrote stands for another image by now.
+    """
+    name = listed_name(attrs)
+    return Container(
+        engine_id=attrs["Id"],
+        uuid=container_uuid(name, attrs["Id"]),
+        name=name,
+        state=_STATES.get(attrs["State"], ContainerState.OTHER),
+        image=attrs["Image"],
+        image_id=attrs["ImageID"],
+        labels=attrs["Labels"] or {},
+        created_at=datetime.fromtimestamp(attrs["Created"], UTC).isoformat(),
+    )
+
+
+def listed_name(attrs: Mapping[str, Any]) -> str:
+    """Return the own name of a listed container, which others may have linked under more names.
+
+    An alias has the name of the one that links before it: `/other/alias`. The engine's id stands
+    for the name of a container that has just lost it, on its way out.
+    """
+    own = [name[1:] for name in attrs["Names"] or () if name.count("/") == 1]
+    return own[0] if own else str(attrs["Id"])
+
+
+def _whole_seconds(text: str) -> str:
+    """Return a time in UTC without the fraction that only `inspect` tells; empty stays empty."""
+    if not text:
+        return ""
+    # Python reads as much of the engine's nanoseconds as it knows.
+    return datetime.fromisoformat(text).astimezone(UTC).isoformat(timespec="seconds")
 
 
 def _restore_config(config: Mapping[str, Any], host: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,12 +15,19 @@ import docker
 import docker.errors
 
 from tintype.adapters.docker_client import LazyClient, image_stream
-from tintype.adapters.docker_container import ZUN_PREFIX, container_of
+from tintype.adapters.docker_container import container_of, listed_container, listed_name
 from tintype.adapters.docker_errors import translated
+from tintype.adapters.docker_events import event_stream
 from tintype.adapters.docker_freezer import THAW_DELAYS, Freeze, Freezer
 from tintype.core.errors import NotFound, Refused, Unavailable, WrongState
 from tintype.core.events import is_uuid
-from tintype.core.ports import CaptureOptions, Container, ContainerState
+from tintype.core.ports import (
+    ZUN_PREFIX,
+    CaptureOptions,
+    Container,
+    ContainerState,
+    EngineEvent,
+)
 
 REPOSITORY = "tintype-capture"
 """First part of every temporary tag: `tintype-capture/<instance>:<owner>.<random hex>`."""
@@ -76,6 +83,7 @@ class DockerEngine:
         self._instance = instance
         self._repository = f"{REPOSITORY}/{instance}"
         self._stream_timeout = stream_timeout
+        self._call_timeout = call_timeout
         self._calls = LazyClient(base_url, connect_timeout, call_timeout)
         # The SDK knows one time limit for all calls, and a commit takes minutes.
         self._commits = LazyClient(base_url, connect_timeout, commit_timeout)
@@ -113,7 +121,22 @@ class DockerEngine:
 
     def _names_by_id(self, start: str) -> list[str]:
         every = self._client.containers(all=True)
-        return [each["Names"][0].lstrip("/") for each in every if each["Id"].startswith(start)]
+        return [listed_name(each) for each in every if each["Id"].startswith(start)]
+
+    def containers(self) -> Sequence[Container]:
+        """Return all containers by one call of the engine; see `listed_container`."""
+        with translated():
+            every = self._client.containers(all=True)
+        return [listed_container(each) for each in every]
+
+    def watch(self, since: int, seconds: float) -> AbstractContextManager[Iterator[EngineEvent]]:
+        """Stream the engine's events from `since` on; see `event_stream`.
+
+        An event may come twice where the past ends and the present begins, and two containers'
+        events may be out of order by the time between the engine's clock and its log. The wait for
+        an answer may last `seconds` and the time for a call.
+        """
+        return event_stream(self._calls, since, seconds, self._call_timeout)
 
     def thaw(self, engine_id: str) -> None:
         """Let a frozen container run, and look whether it does. Raises Unavailable."""

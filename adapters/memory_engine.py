@@ -14,10 +14,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 
+from tintype.adapters.memory_events import KILLED, MemoryEvents, actions_between
 from tintype.core.errors import NotFound, Refused, WrongState
 from tintype.core.events import is_uuid
-from tintype.core.ports import CaptureOptions, Container, ContainerState
+from tintype.core.ports import (
+    CaptureOptions,
+    Container,
+    ContainerState,
+    EngineAction,
+    EngineEvent,
+    container_uuid,
+)
 
 CHUNK_SIZE = 64 * 1024
 """Bytes per chunk that `MemoryCapture.read` yields."""
@@ -31,15 +40,24 @@ class MemoryContainer:
 
     described: Container
     files: dict[str, bytes] = field(default_factory=dict)
+    events: MemoryEvents = field(default_factory=MemoryEvents)
+    """Where its changes are logged."""
 
     @property
     def state(self) -> ContainerState:
-        """The state it is in now."""
+        """The state it is in now; another one is logged."""
         return self.described.state
 
     @state.setter
     def state(self, state: ContainerState) -> None:
+        self.change(state)
+
+    def change(self, state: ContainerState, exit_code: int = KILLED) -> None:
+        """Bring it into a state; the exit code is of its main process, should that end here."""
+        actions = actions_between(self.described.state, state)
         self.described = replace(self.described, state=state)
+        for action in actions:
+            self.events.append(action, self.described, exit_code)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +88,13 @@ class MemoryEngine:
         `read` before a capture is streamed, and with `commit` while the container is frozen; what
         it raises comes out.
         """
-        self.containers: dict[str, MemoryContainer] = {}
+        self.by_id: dict[str, MemoryContainer] = {}
         """Every container by its engine id, to be changed at will."""
         self.actions: list[tuple[str, str]] = []
         """Each ("pause" or "unpause", engine id) that this engine did by itself, in order."""
         self._fail = fail
         self._lock = threading.RLock()
+        self._events = MemoryEvents()
         self._captures: dict[str, tuple[str, MemoryCapture, bytes]] = {}
         self._numbers = itertools.count(1)
 
@@ -90,14 +109,16 @@ class MemoryEngine:
         image: str = "busybox:latest",
         engine_id: str | None = None,
     ) -> Container:
-        """Put a container there, with an id of 64 hex digits unless one is given."""
+        """Make a container and bring it into a state.
+
+        It has an id of 64 hex digits unless one is given.
+        """
         engine_id = engine_id or secrets.token_hex(32)
-        uuid = name.removeprefix("zun-")
         described = Container(
             engine_id=engine_id,
-            uuid=uuid if uuid != name and is_uuid(uuid) else engine_id,
+            uuid=container_uuid(name, engine_id),
             name=name,
-            state=state,
+            state=ContainerState.OTHER,
             image=image,
             image_id=_digest(image.encode()),
             config={
@@ -110,14 +131,44 @@ class MemoryEngine:
             },
             labels=dict(labels or {}),
             volumes=tuple(sorted(volumes)),
+            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        self.containers[engine_id] = MemoryContainer(described, dict(files or {}))
-        return described
+        made = MemoryContainer(described, dict(files or {}), self._events)
+        with self._lock:
+            self.by_id[engine_id] = made
+            self._events.append(EngineAction.CREATE, described)
+            made.state = state
+        return made.described
+
+    def stop(self, engine_id: str, exit_code: int = 0) -> None:
+        """Let a container's main process end by itself."""
+        with self._lock:
+            self.by_id[engine_id].change(ContainerState.STOPPED, exit_code)
+
+    def rename(self, engine_id: str, name: str) -> None:
+        """Give a container another name."""
+        with self._lock:
+            made = self.by_id[engine_id]
+            uuid = container_uuid(name, engine_id)
+            made.described = replace(made.described, name=name, uuid=uuid)
+            self._events.append(EngineAction.RENAME, made.described)
+
+    def remove(self, engine_id: str) -> None:
+        """Remove a container; one that runs is killed before."""
+        with self._lock:
+            made = self.by_id[engine_id]
+            made.state = ContainerState.OTHER
+            del self.by_id[engine_id]
+            self._events.append(EngineAction.DESTROY, made.described)
+
+    def lose_connection(self) -> None:
+        """Make every `watch` that is going on raise Unavailable."""
+        self._events.lose_connection()
 
     def inspect(self, ident: str) -> Container:
         """Return the container with this uuid, name, engine id, or unique start of an id."""
         self._fail("inspect")
-        every = [each.described for each in self.containers.values()]
+        every = self._every()
         names = {f"zun-{ident.lower()}", ident} if is_uuid(ident) else {ident}
         found = (
             [each for each in every if each.engine_id == ident]
@@ -131,6 +182,22 @@ class MemoryEngine:
             raise Refused(f"{ident!r} stands for several containers: {candidates}")
         return found[0]
 
+    def _every(self) -> list[Container]:
+        with self._lock:
+            return [each.described for each in self.by_id.values()]
+
+    def containers(self) -> Sequence[Container]:
+        """Return all containers, in any state; without `config` and `volumes`."""
+        self._fail("containers")
+        return [replace(each, config={}, volumes=()) for each in self._every()]
+
+    @contextmanager
+    def watch(self, since: int, seconds: float) -> Iterator[Iterator[EngineEvent]]:
+        """Stream what happened to containers from `since` on, then what happens, for `seconds`."""
+        self._fail("watch")
+        with self._events.watch(since, seconds) as events:
+            yield events
+
     def thaw(self, engine_id: str) -> None:
         """Let a frozen container run; nothing happens to one that is gone or runs."""
         self._fail("thaw")
@@ -138,7 +205,7 @@ class MemoryEngine:
 
     def _thaw(self, engine_id: str) -> None:
         with self._lock:
-            container = self.containers.get(engine_id)
+            container = self.by_id.get(engine_id)
             if container is not None and container.state is ContainerState.PAUSED:
                 container.state = ContainerState.RUNNING
                 self.actions.append(("unpause", engine_id))
@@ -175,7 +242,7 @@ class MemoryEngine:
             return True
 
     def _capturable(self, engine_id: str) -> MemoryContainer:
-        container = self.containers.get(engine_id)
+        container = self.by_id.get(engine_id)
         if container is None:
             raise NotFound(f"no container {engine_id!r} on this host")
         if container.state not in _CAPTURABLE:

@@ -6,21 +6,32 @@ import io
 import json
 import secrets
 import tarfile
+import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 import pytest
 from docker import DockerClient
 
-from tests.support.docker import Containers, write
+from tests.support.docker import PATIENCE, Containers, write
 from tintype.adapters.docker_engine import DockerEngine
 from tintype.adapters.memory_engine import MemoryEngine
+from tintype.adapters.memory_events import REMEMBERED
 from tintype.core.archive import ArchiveStream, ArchiveSummary
 from tintype.core.errors import NotFound, Refused, Unavailable, WrongState
-from tintype.core.ports import Capture, CaptureOptions, Container, ContainerState, Engine
+from tintype.core.ports import (
+    Capture,
+    CaptureOptions,
+    Container,
+    ContainerState,
+    Engine,
+    EngineAction,
+    EngineEvent,
+)
 
 RUNNING, STOPPED = ContainerState.RUNNING, ContainerState.STOPPED
 PAUSED, OTHER = ContainerState.PAUSED, ContainerState.OTHER
@@ -49,6 +60,15 @@ class World(Protocol):
     def write(self, container: Container, path: str, data: bytes) -> None:
         """Put a file into a container."""
 
+    def pause(self, container: Container) -> None:
+        """Freeze a container."""
+
+    def kill(self, container: Container) -> None:
+        """Stop a container the hard way."""
+
+    def rename(self, container: Container, name: str) -> None:
+        """Give a container another name."""
+
     def remove(self, container: Container) -> None:
         """Remove a container."""
 
@@ -73,10 +93,19 @@ class MemoryWorld:
         return self.twin.add(name, state, files=files, labels=labels, volumes=volumes)
 
     def write(self, container: Container, path: str, data: bytes) -> None:
-        self.twin.containers[container.engine_id].files[path] = data
+        self.twin.by_id[container.engine_id].files[path] = data
+
+    def pause(self, container: Container) -> None:
+        self.twin.by_id[container.engine_id].state = PAUSED
+
+    def kill(self, container: Container) -> None:
+        self.twin.by_id[container.engine_id].state = STOPPED
+
+    def rename(self, container: Container, name: str) -> None:
+        self.twin.rename(container.engine_id, name)
 
     def remove(self, container: Container) -> None:
-        del self.twin.containers[container.engine_id]
+        self.twin.remove(container.engine_id)
 
 
 @dataclass
@@ -101,6 +130,17 @@ class DockerWorld:
 
     def write(self, container: Container, path: str, data: bytes) -> None:
         write(self.client.containers.get(container.engine_id), path, data)
+
+    def pause(self, container: Container) -> None:
+        self.client.containers.get(container.engine_id).pause()
+
+    def kill(self, container: Container) -> None:
+        made = self.client.containers.get(container.engine_id)
+        made.kill()
+        made.wait(timeout=PATIENCE)
+
+    def rename(self, container: Container, name: str) -> None:
+        self.client.containers.get(container.engine_id).rename(name)
 
     def remove(self, container: Container) -> None:
         self.client.containers.get(container.engine_id).remove(force=True)
@@ -234,6 +274,171 @@ def test_what_a_restore_needs_is_told(world: World) -> None:
     assert made.volumes == ("/cache", "/data")
     assert made.image
     assert made.image_id.startswith("sha256:")
+
+
+# containers
+
+
+@pytest.mark.parametrize("state", ContainerState)
+def test_the_list_says_the_same_as_inspect(world: World, state: ContainerState) -> None:
+    made = world.make(state, labels={"tier": "web", "awkward": AWKWARD}, volumes=["/data"])
+    other = world.make(OTHER)
+
+    listed = {each.engine_id: each for each in world.engine.containers()}
+
+    assert listed[made.engine_id] == replace(made, config={}, volumes=())
+    assert listed[made.engine_id].state is state
+    assert listed[other.engine_id].labels == {}
+
+
+def test_the_list_has_the_uuid_that_zun_put_into_the_name(world: World) -> None:
+    ident = str(uuid.uuid4())
+    made = world.make(OTHER, name=f"zun-{ident}")
+
+    [listed] = [each for each in world.engine.containers() if each.engine_id == made.engine_id]
+
+    assert (listed.uuid, listed.name) == (ident, f"zun-{ident}")
+
+
+def test_a_container_that_is_gone_is_not_listed(world: World) -> None:
+    made = world.make()
+    world.remove(made)
+
+    assert made.engine_id not in {each.engine_id for each in world.engine.containers()}
+
+
+def test_a_container_has_the_time_when_it_was_made(world: World) -> None:
+    made = datetime.fromisoformat(world.make(OTHER).created_at)
+
+    assert made.utcoffset() == timedelta(0)
+    assert made.microsecond == 0
+    assert made.timestamp() <= time.time()
+
+
+# watch
+
+
+def life_of(made: Container, events: Iterable[EngineEvent]) -> list[EngineEvent]:
+    """Return the events of one container, to its end; others use the same engine."""
+    life = []
+    for event in events:
+        if event.engine_id == made.engine_id:
+            life.append(event)
+            if event.action is EngineAction.DESTROY:
+                break
+    return life
+
+
+def actions(events: Iterable[EngineEvent]) -> list[EngineAction]:
+    return [event.action for event in events]
+
+
+def test_the_life_of_a_container_is_seen_in_order(world: World) -> None:
+    began, name = time.time_ns(), f"later-{secrets.token_hex(6)}"
+
+    with world.engine.watch(began, PATIENCE) as events:
+        made = world.make(labels={"tier": "web", "awkward": AWKWARD})
+        world.pause(made)
+        world.engine.thaw(made.engine_id)
+        world.rename(made, name)
+        world.kill(made)
+        world.remove(made)
+        life = life_of(made, events)
+
+    assert actions(life) == [
+        EngineAction.CREATE,
+        EngineAction.START,
+        EngineAction.PAUSE,
+        EngineAction.UNPAUSE,
+        EngineAction.RENAME,
+        EngineAction.DIE,
+        EngineAction.DESTROY,
+    ]
+    assert [event.name for event in life] == [made.name] * 4 + [name] * 3
+    assert {event.image for event in life} == {made.image}
+    assert all(event.labels == made.labels for event in life)
+    assert [event.exit_code for event in life] == [None] * 5 + [137, None]
+    times = [event.at for event in life]
+    assert times == sorted(times)
+    assert began <= times[0] <= times[-1] <= time.time_ns()
+
+
+def test_what_the_engine_remembers_comes_again_as_it_was(world: World) -> None:
+    began = time.time_ns()
+    with world.engine.watch(began, PATIENCE) as events:
+        made = world.make(PAUSED)
+        world.remove(made)
+        life = life_of(made, events)
+
+    with world.engine.watch(began, PATIENCE) as events:
+        assert life_of(made, events) == life
+    with world.engine.watch(life[2].at, PATIENCE) as events:
+        assert life_of(made, events) == life[2:]
+    with world.engine.watch(life[2].at + 1, PATIENCE) as events:
+        assert life_of(made, events) == life[3:]
+
+
+def test_only_the_freeze_is_seen_of_a_capture(world: World) -> None:
+    made, owner = world.make(), new_owner()
+
+    with world.engine.watch(time.time_ns(), PATIENCE) as events:
+        world.engine.capture(made, owner, PLAIN)
+        world.engine.discard(owner)
+        world.remove(made)
+        life = life_of(made, events)
+
+    assert actions(life) == [
+        EngineAction.PAUSE,
+        EngineAction.UNPAUSE,
+        EngineAction.DIE,
+        EngineAction.DESTROY,
+    ]
+
+
+def test_labels_named_like_the_engine_s_own_attributes_mislead_nobody(world: World) -> None:
+    began = time.time_ns()
+    named = {"name": "x", "image": "y", "exitCode": "none", "oldName": "z", "execDuration": "w"}
+    made = world.make(labels={**named, "signal": "kept", "Type": "image"})
+    world.remove(made)
+
+    with world.engine.watch(began, PATIENCE) as events:
+        life = life_of(made, events)
+
+    assert made.labels == {**named, "signal": "kept", "Type": "image"}
+    assert len(life) == 4
+    for event in life:
+        assert (event.name, event.image) == (made.name, made.image)
+        assert event.labels == {"signal": "kept", "Type": "image"}
+        assert event.exit_code is None  # a label hides it
+
+
+def test_the_engine_ends_the_stream(world: World) -> None:
+    began = time.time_ns()
+    made = world.make(OTHER)
+
+    with world.engine.watch(began, 0.5) as events:
+        life = [event for event in events if event.engine_id == made.engine_id]
+
+    assert actions(life) == [EngineAction.CREATE]
+
+
+def test_a_clock_that_was_set_back_loses_nothing_that_happens(world: World) -> None:
+    with world.engine.watch(time.time_ns() + 3600 * 10**9, PATIENCE) as events:
+        made = world.make(OTHER)
+        world.remove(made)
+
+        assert actions(life_of(made, events)) == [EngineAction.CREATE, EngineAction.DESTROY]
+
+
+def test_a_stream_can_be_left_in_the_middle(world: World) -> None:
+    began = time.time_ns()
+    world.make()
+
+    with world.engine.watch(began, PATIENCE) as events:
+        assert next(events).at >= began
+
+    with pytest.raises(OSError, match="the index's"), world.engine.watch(began, PATIENCE):
+        raise OSError("the index's")
 
 
 # capture
@@ -424,3 +629,87 @@ def test_the_twin_fails_on_demand_and_still_thaws() -> None:
     assert twin.actions == [("pause", made.engine_id), ("unpause", made.engine_id)]
     assert twin.inspect("web").state is RUNNING
     assert not twin.owners()
+
+
+def test_the_twin_fails_on_demand_in_the_list_and_the_stream() -> None:
+    calls: list[str] = []
+    twin = MemoryEngine(calls.append)
+
+    twin.containers()
+    with twin.watch(0, 0) as events:
+        assert list(events) == []
+
+    assert calls == ["containers", "watch"]
+
+
+def test_the_twin_loses_the_connection_on_demand() -> None:
+    twin = MemoryEngine()
+    twin.add("web")
+
+    with twin.watch(0, PATIENCE) as events:
+        twin.lose_connection()
+        assert actions([next(events), next(events)]) == [EngineAction.CREATE, EngineAction.START]
+        with pytest.raises(Unavailable, match="connection"):
+            next(events)
+    with twin.watch(0, 0) as events:
+        assert len(list(events)) == 2
+
+
+def test_the_twin_wakes_a_stream_that_waits() -> None:
+    twin = MemoryEngine()
+
+    with twin.watch(0, PATIENCE) as events, ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(next, events)
+        made = twin.add("web")
+
+        assert waiting.result(PATIENCE).engine_id == made.engine_id
+
+
+def test_the_twin_remembers_as_much_as_the_engine() -> None:
+    twin = MemoryEngine()
+    for number in range(REMEMBERED + 1):
+        twin.add(f"c{number}", OTHER)
+
+    with twin.watch(0, 0) as events:
+        names = [event.name for event in events]
+
+    assert names == [f"c{number}" for number in range(1, REMEMBERED + 1)]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        (OTHER, RUNNING, ["start"]),
+        (OTHER, PAUSED, ["start", "pause"]),
+        (OTHER, STOPPED, ["start", "die"]),
+        (RUNNING, RUNNING, []),
+        (RUNNING, PAUSED, ["pause"]),
+        (PAUSED, RUNNING, ["unpause"]),
+        (PAUSED, STOPPED, ["die"]),
+        (RUNNING, OTHER, ["die"]),
+        (STOPPED, OTHER, []),
+        (STOPPED, RUNNING, ["start"]),
+    ],
+)
+def test_the_twin_logs_each_change_of_state(
+    before: ContainerState, after: ContainerState, expected: Sequence[str]
+) -> None:
+    twin = MemoryEngine()
+    made = twin.add("web", before)
+    with twin.watch(0, 0) as events:
+        last = [event.at for event in events][-1]
+
+    twin.by_id[made.engine_id].state = after
+
+    with twin.watch(last + 1, 0) as events:
+        assert actions(events) == expected
+
+
+def test_the_twin_s_containers_end_with_an_exit_code() -> None:
+    twin = MemoryEngine()
+    made = twin.add("web")
+
+    twin.stop(made.engine_id, 3)
+
+    with twin.watch(0, 0) as events:
+        assert [event.exit_code for event in events] == [None, None, 3]

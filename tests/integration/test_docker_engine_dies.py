@@ -70,6 +70,26 @@ def test_an_engine_killed_while_it_streams(connect: Connect, dockerd: Dockerd, f
     assert engine.owners() == frozenset()
 
 
+def test_an_engine_killed_while_it_is_watched(connect: Connect, dockerd: Dockerd) -> None:
+    with closing(docker.DockerClient(dockerd.url, timeout=120)) as client:
+        made = Containers(client, ensure_busybox(dockerd.url))(ContainerState.OTHER)
+    engine = connect(dockerd.url)
+
+    with engine.watch(0, 600) as events:
+        assert next(events).engine_id == made.id
+        dockerd.kill()
+        with pytest.raises(Unavailable):
+            next(events)
+    with pytest.raises(Unavailable), engine.watch(0, 600):
+        pass
+    dockerd.start()
+
+    with engine.watch(0, 0.5) as events:
+        # What happened before is forgotten: hence `containers`.
+        assert list(events) == []
+    assert [each.engine_id for each in engine.containers()] == [made.id]
+
+
 def runs(dockerd: Dockerd, engine_id: str) -> bool:
     """Tell whether the container's processes really run: none can be started in a frozen one."""
     with closing(docker.DockerClient(dockerd.url, timeout=20)) as client:
