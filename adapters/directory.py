@@ -20,12 +20,14 @@ import fcntl
 import hashlib
 import io
 import json
+import logging
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
@@ -33,6 +35,8 @@ from tintype.core.archive import ArchiveSummary
 from tintype.core.errors import CorruptUpload, ImageIdSpent, Invalid, NotFound, Unavailable
 from tintype.core.events import is_uuid
 from tintype.core.ports import ImageSpec, ImageStatus, StoredImage
+
+LOG = logging.getLogger(__name__)
 
 CHUNK_BYTES = 512 * 1024
 """Size of the pieces a download comes in."""
@@ -57,6 +61,8 @@ class Record:
     status: str = ImageStatus.QUEUED.value
     size_bytes: int | None = None
     sha512: str | None = None
+    created_at: str | None = None
+    """When it was reserved, ISO 8601, UTC; an image of an old release does not say."""
 
 
 class DirectoryStore:
@@ -86,6 +92,7 @@ class DirectoryStore:
             owner=image.owner,
             visibility=image.visibility,
             properties=dict(image.properties),
+            created_at=datetime.now(UTC).isoformat(timespec="microseconds"),
         )
         with _file_errors():
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -141,6 +148,31 @@ class DirectoryStore:
         for deleted in self._root.glob(f"{_DELETED}*"):
             shutil.rmtree(deleted, ignore_errors=True)
 
+    def find(self, owner: str | None, properties: Mapping[str, str]) -> Sequence[StoredImage]:
+        """Return the active images of a project that have all these properties, newest first.
+
+        One that cannot be read is left out, with a word in the log.
+        """
+        found = [
+            self._stored(record)
+            for record in self._records()
+            if record.status == ImageStatus.ACTIVE
+            and owner in (None, record.owner)
+            and properties.items() <= record.properties.items()
+        ]
+        return sorted(found, key=lambda image: image.created_at or "", reverse=True)
+
+    def _records(self) -> Iterator[Record]:
+        with _file_errors():
+            names = [path.name for path in self._root.iterdir()] if self._root.exists() else []
+        for name in filter(is_uuid, names):
+            try:
+                yield self.record(name)
+            except NotFound:
+                continue  # deleted meanwhile, or not there yet
+            except Unavailable as error:
+                LOG.warning("image %s: %s", name, error)
+
     @contextmanager
     def download(self, image_id: str) -> Iterator[Iterator[bytes]]:
         """Stream the data of an active image."""
@@ -194,6 +226,7 @@ class DirectoryStore:
             size_bytes=record.size_bytes,
             sha512=record.sha512,
             owner=record.owner,
+            created_at=record.created_at,
         )
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
 
@@ -40,6 +40,9 @@ from tintype.core.ports import ImageSpec, ImageStatus, StoredImage
 
 CHUNK_BYTES = 512 * 1024
 """Size of the pieces a download comes in."""
+
+PAGE_IMAGES = 100
+"""How many images Glance is asked for at once; it may give fewer, and says where to go on."""
 
 TOKEN_MARGIN_SECONDS = 300
 """A token that lives no longer than this is renewed before an upload."""
@@ -90,6 +93,7 @@ class GlanceStore:
             connect_retries=2,
         )
         self._name = name
+        self.page_images = PAGE_IMAGES
 
     @property
     def name(self) -> str:
@@ -172,6 +176,35 @@ class GlanceStore:
         response = self._send("DELETE", f"/images/{_checked(image_id)}")
         if response.status_code not in (requests.codes.not_found, requests.codes.gone):
             _raise_for(response)
+
+    def find(self, owner: str | None, properties: Mapping[str, str]) -> Sequence[StoredImage]:
+        """Return the active images of a project that have all these properties, newest first.
+
+        Hidden images (`os_hidden`) are left out, as Glance itself does in a list.
+        """
+        # All visibilities: without that Glance leaves `community` images out.
+        wanted = {"status": "active", "visibility": "all", "sort": "created_at:desc,id:desc"}
+        if owner is not None:
+            wanted["owner"] = owner
+        return [
+            _stored(document)
+            for document in self._list({**properties, **wanted})
+            # Nothing is taken on trust: what is found here may be deleted.
+            if document["status"] == "active"
+            and owner in (None, document.get("owner"))
+            and properties.items() <= document.items()
+        ]
+
+    def _list(self, filters: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+        """Yield all images that pass Glance's filters, page after page."""
+        params = {**filters, "limit": str(self.page_images)}
+        while True:
+            page = _document(self._send("GET", "/images", params=params))
+            yield from page["images"]
+            if not page.get("next") or not page["images"]:
+                return
+            # Not by the link itself: it lacks what a proxy has before Glance's paths.
+            params["marker"] = page["images"][-1]["id"]
 
     @contextmanager
     def download(self, image_id: str) -> Iterator[Iterator[bytes]]:
@@ -299,6 +332,7 @@ def _stored(document: Mapping[str, Any]) -> StoredImage:
         size_bytes=document.get("size"),
         sha512=document.get("os_hash_value") if document.get("os_hash_algo") == "sha512" else None,
         owner=document.get("owner"),
+        created_at=document.get("created_at"),
     )
 
 

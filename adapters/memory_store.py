@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from tintype.core.archive import ArchiveSummary
 from tintype.core.errors import CorruptUpload, ImageIdSpent, NotFound
@@ -24,6 +25,7 @@ class MemoryImage:
     properties: dict[str, str]
     status: ImageStatus = ImageStatus.QUEUED
     data: bytes = field(default=b"", repr=False)
+    created_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat())
 
 
 class MemoryStore:
@@ -96,6 +98,20 @@ class MemoryStore:
             if self.images.pop(image_id, None) is not None:
                 self._spent.add(image_id)
 
+    def find(self, owner: str | None, properties: Mapping[str, str]) -> Sequence[StoredImage]:
+        """Return the active images of a project that have all these properties, newest first."""
+        self._fail("find")
+        with self._lock:
+            images = reversed(self.images.values())  # of one moment the later one comes first
+            found = [
+                self._stored(image)
+                for image in images
+                if image.status is ImageStatus.ACTIVE
+                and owner in (None, image.spec.owner)
+                and properties.items() <= image.properties.items()
+            ]
+        return sorted(found, key=lambda image: image.created_at or "", reverse=True)
+
     @contextmanager
     def download(self, image_id: str) -> Iterator[Iterator[bytes]]:
         """Stream the data of an active image."""
@@ -127,4 +143,5 @@ class MemoryStore:
             size_bytes=len(image.data) if active else None,
             sha512=hashlib.sha512(image.data).hexdigest() if active else None,
             owner=image.spec.owner,
+            created_at=image.created_at,
         )

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from tintype.core.errors import StillFrozen, TimedOut, TintypeError
 from tintype.core.events import (
+    COMMIT_ACCEPTED,
     COMMIT_REQUEST,
     SCHEMA_VERSION,
     SNAPSHOT_ERROR,
@@ -116,6 +117,9 @@ class Snapshot:
     bytes_total: int | None = None
     size_bytes: int | None = None
     sha256: str | None = None
+    rotating: tuple[Mapping[str, str], ...] = ()
+    """Older images (`store`, `image_id`) to be deleted now. Journaled before they are, so that a
+    run after a crash tells of all of them."""
     finished_at: str | None = None
     fault: Fault | None = None
     last_failure: str | None = None
@@ -146,6 +150,7 @@ class Snapshot:
         )
         data["layers"] = tuple(data["layers"])
         data["excluded_volumes"] = tuple(data["excluded_volumes"])
+        data["rotating"] = tuple(data.get("rotating", ()))
         if data["fault"] is not None:
             data["fault"] = Fault(**data["fault"])
         return cls(**data)
@@ -210,6 +215,21 @@ class Snapshot:
         payload = {"event_id": event_id, **self.public(status), **extra}
         return Event(event_type, payload, self.requester, event_id)
 
+    def accepted(self) -> Event:
+        """Return the event that tells routers that this host has taken the request."""
+        event_id = accepted_id(self.request_id)
+        payload = {
+            "event_id": event_id,
+            "schema_version": SCHEMA_VERSION,
+            "request_id": self.request_id,
+            "snapshot_id": self.snapshot_id,
+            "host": self.host,
+            "project_id": self.requester.project_id,
+            "tenant_id": self.requester.project_id,
+            "user_id": self.requester.user_id,
+        }
+        return Event(COMMIT_ACCEPTED, payload, self.requester, event_id)
+
     def public(self, status: str) -> dict[str, Any]:
         """Return what the outside may see, under the contract's names."""
         return {
@@ -239,6 +259,7 @@ class Snapshot:
             "layers": list(self.layers),
             "excluded_volumes": list(self.excluded_volumes),
             "scrubbed_env": [],
+            "rotated_images": [],
             "created_at": self.created_at,
             "finished_at": self.finished_at,
             "metadata": dict(self.request.get("metadata", {})),
@@ -256,6 +277,11 @@ def _printable(value: Any) -> str | None:
     if not isinstance(value, str):
         return None
     return value[:255].encode("utf-8", "replace").decode("utf-8")
+
+
+def accepted_id(request_id: str) -> str:
+    """Return the id of the event that a host has taken this request."""
+    return derived_id(request_id, COMMIT_ACCEPTED)
 
 
 def snapshot_id_for(request_id: str) -> str:

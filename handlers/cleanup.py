@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime
 
-from tintype.core.errors import NotFound, Refused, TintypeError, Unavailable
+from tintype.core.errors import NotFound, Refused, TimedOut, TintypeError, Unavailable
 from tintype.core.events import SNAPSHOT_END, SNAPSHOT_ERROR, Event
 from tintype.core.ports import ImageStatus, ImageStore, Services
-from tintype.core.snapshot import SWEEP, Copy, Snapshot
+from tintype.core.snapshot import ABORT, FINISH, SWEEP, Copy, Snapshot
+from tintype.handlers import rotate
 
 LOG = logging.getLogger(__name__)
 
@@ -20,12 +21,37 @@ is still left then is swept up afterwards, however long it takes."""
 
 
 def finish(event: Event, services: Services) -> Iterator[Event]:
-    """Clean the host and announce the image. A host that cannot be cleaned now is swept later."""
+    """Clean the host and announce the image. A host that cannot be cleaned now is swept later.
+
+    Before that, older images of its series are deleted: which ones is a step of its own.
+    """
+    if _given_up(Snapshot.load(event), services):
+        late = TimedOut("its router has given the request up by now: the deadline has passed")
+        yield Snapshot.load(event).failed(FINISH, late).step(ABORT)
+        return
     snapshot = _finished(Snapshot.load(event), services)
+    outdated = () if snapshot.rotating else rotate.outdated(snapshot, services)
+    if outdated:
+        yield snapshot.step(FINISH, finished_at=None, rotating=outdated)
+        return
+    rotated = rotate.delete(snapshot, services)
     left = _clean_engine(snapshot, services)
-    yield snapshot.event(SNAPSHOT_END, status="active", duration_ms=_duration_ms(snapshot))
+    yield snapshot.event(
+        SNAPSHOT_END, status="active", duration_ms=_duration_ms(snapshot), rotated_images=rotated
+    )
     if left:
         yield snapshot.step(SWEEP)
+
+
+def _given_up(snapshot: Snapshot, services: Services) -> bool:
+    """Tell whether a request's router answers in our stead, as it does after the deadline.
+
+    Without a router nobody else answers, and an image that is whole is told of however late.
+    """
+    deadline = snapshot.request.get("deadline")
+    if deadline is None or "accept_by" not in snapshot.request:
+        return False
+    return services.clock.now() >= datetime.fromisoformat(deadline)
 
 
 def abort(event: Event, services: Services) -> Iterator[Event]:

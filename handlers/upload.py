@@ -19,6 +19,7 @@ from tintype.core.errors import (
 from tintype.core.events import SNAPSHOT_PROGRESS, SNAPSHOT_START, Event
 from tintype.core.ports import ImageSpec, ImageStatus, ImageStore, Services, StoredImage
 from tintype.core.snapshot import CAPTURE, FINISH, RESERVE, UPLOAD, Copy, Snapshot
+from tintype.handlers.commit import check_in_time
 
 GENERATIONS_ALLOWED = 4
 """How many image ids one store may use up before the snapshot fails."""
@@ -32,6 +33,7 @@ def reserve(event: Event, services: Services) -> Iterator[Event]:
     """Create the image in each store, so that it can be polled from now on."""
     services.checkpoint()
     snapshot = Snapshot.load(event)
+    check_in_time(snapshot, services)
     for copy in snapshot.copies:
         store = services.stores[copy.name]
         for image_id in copy.spent:
@@ -197,6 +199,7 @@ def _spec(snapshot: Snapshot, copy: Copy) -> ImageSpec:
         "owner_id": snapshot.requester.project_id,
         "image_location": "snapshot",
         "image_state": "available",
+        "backup_type": snapshot.request.get("backup_type"),
         "container_uuid": snapshot.container_uuid,
         "container_name": snapshot.container_name,
         "container_host": snapshot.host,

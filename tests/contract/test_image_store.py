@@ -10,7 +10,9 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,15 +50,36 @@ class Case:
     """Data is passed on as it comes; the twin cannot but keep it."""
     shows_saving: bool = True
     """An image that is being filled is `saving`; a directory calls it `queued`."""
+    whole_seconds: bool = False
+    """Images made within one second are of one moment."""
+    owners: tuple[str, str] = ("alpha", "beta")
+    """Two projects."""
     reserved: list[str] = field(default_factory=list)
 
-    def spec(self) -> ImageSpec:
+    def spec(
+        self, owner: str | None = None, visibility: str = "private", **properties: str
+    ) -> ImageSpec:
         """Return a new image, to be deleted after the test."""
         image = ImageSpec(
-            str(uuid.uuid4()), "web", "v1", None, properties={"image_type": "snapshot"}
+            str(uuid.uuid4()),
+            "web",
+            "v1",
+            owner,
+            visibility,
+            {"image_type": "snapshot", **properties},
         )
         self.reserved.append(image.id)
         return image
+
+    def active(self, owner: str | None = None, **about: str) -> str:
+        """Return the id of a new image with data and these properties."""
+        image_id = self.store.reserve(self.spec(owner, **about)).id
+        eventually(lambda: self.store.upload(image_id, iter([b"data"])))
+        return image_id
+
+    def found(self, owner: str | None = None, **properties: str) -> list[str]:
+        """Return the ids of the images that are found."""
+        return [image.id for image in self.store.find(owner, properties)]
 
     def reserve(self) -> str:
         """Reserve a new image and return its id."""
@@ -103,7 +126,9 @@ def case(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Case]:
         case = Case(DirectoryStore(tmp_path / "images"), spends_ids=False, shows_saving=False)
     else:
         cloud: Cloud = request.getfixturevalue("cloud")
-        case = Case(cloud.store(), spends_ids=True)
+        glance = cloud.store()
+        glance.page_images = 2  # so that pages are followed
+        case = Case(glance, spends_ids=True, whole_seconds=True)
     yield case
     for image_id in case.reserved:
         eventually(partial(case.store.discard, image_id))
@@ -348,6 +373,96 @@ def test_what_is_not_there_is_not_found(case: Case) -> None:
 def test_a_queued_image_has_nothing_to_download(case: Case) -> None:
     with pytest.raises(NotFound), case.store.download(case.reserve()):
         pass
+
+
+# Finding
+
+
+def series() -> dict[str, str]:
+    """Return properties that no other test's images have."""
+    return {"container_uuid": str(uuid.uuid4()), "backup_type": "nightly"}
+
+
+def test_all_images_of_a_series_are_found_as_they_are(case: Case) -> None:
+    wanted = series()
+    made = [case.active(**wanted) for _ in range(5)]
+    found = case.store.find(None, wanted)
+    assert sorted(image.id for image in found) == sorted(made)
+    assert found[0] == case.store.describe(found[0].id)
+    assert all(image.status is ImageStatus.ACTIVE for image in found)
+
+
+def test_the_newest_is_found_first(case: Case) -> None:
+    wanted = series()
+    made: list[str] = []
+    for _ in range(3):
+        made.insert(0, case.active(**wanted))
+        before = case.store.describe(made[0]).created_at
+        assert before is not None
+        if case.whole_seconds:
+            time.sleep(1.01)
+    assert case.found(**wanted) == made
+    moments = [image.created_at or "" for image in case.store.find(None, wanted)]
+    assert all(later > earlier for later, earlier in pairwise(moments))
+
+
+def test_an_image_keeps_the_moment_at_which_it_was_made(case: Case) -> None:
+    image = case.spec()
+    made = case.store.reserve(image).created_at
+    assert made is not None
+    moment = datetime.fromisoformat(made)
+    assert moment.utcoffset() == timedelta(0)
+    assert abs(datetime.now(UTC) - moment) < timedelta(hours=1)
+    case.store.upload(image.id, iter(CHUNKS))
+    assert case.store.complete(image.id, summary(DATA), {"a": "b"}).created_at == made
+
+
+def test_only_images_with_data_and_all_the_properties_are_found(case: Case) -> None:
+    wanted = series()
+    made = case.active(**wanted, more="than asked for")
+    case.active(**{**wanted, "backup_type": "weekly"})
+    case.active(**{**wanted, "backup_type": "Nightly"})
+    case.active(container_uuid=wanted["container_uuid"])
+    case.store.reserve(case.spec(**wanted))
+    assert case.found(**wanted) == [made]
+    case.store.discard(made)
+    assert case.found(**wanted) == []
+
+
+def test_a_property_added_at_the_end_is_found(case: Case) -> None:
+    wanted = series()
+    image_id = case.filled()
+    case.store.complete(image_id, summary(DATA), wanted)
+    assert case.found(**wanted) == [image_id]
+
+
+@pytest.mark.parametrize("visibility", ["private", "shared", "community"])
+def test_an_image_is_found_whoever_sees_it(case: Case, visibility: str) -> None:
+    wanted = series()
+    made = case.active(case.owners[0], visibility=visibility, **wanted)
+    assert case.found(case.owners[0], **wanted) == [made]
+    assert case.found(None, **wanted) == [made]
+
+
+def test_only_the_projects_own_images_are_found(case: Case) -> None:
+    wanted = series()
+    one, two = (case.active(owner, **wanted) for owner in case.owners)
+    assert case.found(case.owners[0], **wanted) == [one]
+    assert sorted(case.found(None, **wanted)) == sorted([one, two])
+    assert case.found("nobody", **wanted) == []
+    assert {image.owner for image in case.store.find(None, wanted)} == set(case.owners)
+
+
+@pytest.mark.parametrize("text", ["in:a,b", "eq:x", "", "%", "a&limit=1", "gt:5", "\u00e9"])
+def test_a_property_is_what_it_is_and_no_pattern(case: Case, text: str) -> None:
+    wanted = {**series(), "backup_type": text}
+    case.active(**{**wanted, "backup_type": "a"})
+    made = case.active(**wanted)
+    assert case.found(**wanted) == [made]
+
+
+def test_nothing_is_found_in_an_empty_store(case: Case) -> None:
+    assert case.found(**series()) == []
 
 
 def test_it_answers(case: Case) -> None:

@@ -71,6 +71,7 @@ def test_all_that_is_known_of_an_image_stands_beside_it(store: DirectoryStore) -
             status="active",
             size_bytes=4,
             sha512=stored.sha512,
+            created_at=stored.created_at,
         )
     )
 

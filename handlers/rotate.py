@@ -1,0 +1,81 @@
+"""Rotation: a new image of a series makes old ones superfluous (Nova's createBackup).
+
+A series is what has one `backup_type`, of one container, in one store, of one project. What goes
+wrong here is logged and left to the next rotation: the new image is good all the same.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
+
+from tintype.core.errors import TintypeError
+from tintype.core.index import moment
+from tintype.core.ports import ImageStore, Services, StoredImage
+from tintype.core.snapshot import Copy, Snapshot
+
+LOG = logging.getLogger(__name__)
+
+
+def outdated(snapshot: Snapshot, services: Services) -> tuple[Mapping[str, str], ...]:
+    """Return which images the snapshot's own makes superfluous: `store` and `image_id` of each."""
+    if not ({"rotation", "keep_days"} & snapshot.request.keys()):
+        return ()
+    found = []
+    for copy in snapshot.copies:
+        store = services.stores.get(copy.name)
+        if store is None:
+            continue
+        try:
+            images = _outdated_in(store, copy, snapshot, services)
+        except TintypeError as error:
+            LOG.warning("request %s: not rotated in %s: %s", snapshot.request_id, copy.name, error)
+            continue
+        found += [{"store": copy.name, "image_id": image.id} for image in images]
+    return tuple(found)
+
+
+def delete(snapshot: Snapshot, services: Services) -> list[dict[str, str]]:
+    """Delete the images that were found superfluous; return those that are gone."""
+    gone = []
+    for image in snapshot.rotating:
+        try:
+            services.stores[image["store"]].discard(image["image_id"])
+        except (TintypeError, KeyError) as error:
+            LOG.warning("request %s: %s stays: %s", snapshot.request_id, image["image_id"], error)
+        else:
+            gone.append(dict(image))
+    return gone
+
+
+def _outdated_in(
+    store: ImageStore, copy: Copy, snapshot: Snapshot, services: Services
+) -> Sequence[StoredImage]:
+    series = {
+        "container_uuid": str(snapshot.container_uuid),
+        "backup_type": str(snapshot.request["backup_type"]),
+    }
+    images = store.find(snapshot.requester.project_id, series)
+    own = next((image for image in images if image.id == copy.image_id), None)
+    if own is None:
+        # Deleted or taken out of the series meanwhile: the older ones may be all that is left.
+        LOG.info("request %s: not rotated, its image is not in the series", snapshot.request_id)
+        return []
+    # Without a project the store looks at everybody's.
+    others = [image for image in images if image.id != own.id and image.owner == own.owner]
+    kept = others[: snapshot.request.get("rotation", len(others) + 1) - 1]
+    return [*others[len(kept) :], *_too_old(kept, snapshot, services)]
+
+
+def _too_old(
+    images: Sequence[StoredImage], snapshot: Snapshot, services: Services
+) -> Iterator[StoredImage]:
+    days = snapshot.request.get("keep_days")
+    if days is None:
+        return
+    limit = moment(services.clock.now() - timedelta(days=days)) or ""
+    for image in images:
+        made = moment(image.created_at)
+        if made is not None and made < limit:
+            yield image
