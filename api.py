@@ -18,8 +18,8 @@ from tintype import __version__
 from tintype.core.errors import Invalid, NotFound, TintypeError, Unavailable
 from tintype.core.events import COMMIT_REQUEST, Event, Requester, is_uuid
 from tintype.core.ports import Container
+from tintype.core.resolution import check_state
 from tintype.core.snapshot import image_id_for, snapshot_id_for
-from tintype.handlers.commit import check_state
 from tintype.schemas import validate
 
 MAX_BODY_BYTES = 1024 * 1024
@@ -42,7 +42,7 @@ class Commit:
         if violations:
             raise Invalid("; ".join(map(str, violations)), violations)
         container = self._find_container(ident)
-        check_state(container)
+        check_state(container.name, container.state)
         request_id = payload["request_id"]
         self._publish(Event(COMMIT_REQUEST, payload, Requester(), request_id))
         snapshot_id = snapshot_id_for(request_id)

@@ -13,17 +13,17 @@ from pathlib import Path
 import waitress
 
 from tintype.adapters.memory_bus import MemoryBus
+from tintype.agent import Agent, make_agent_stores, make_engine, make_services
 from tintype.api import create_app
 from tintype.config import Settings
 from tintype.core.events import COMMIT_REQUEST, Event, Message, Requester, event_line
 from tintype.handlers import table
-from tintype.listener import Agent, make_engine, make_services, make_stores
 
 
 def invoke(settings: Settings, event: Event) -> Iterator[Event]:
     """Run the handler of an event with the configured engine and stores; yield what it returns."""
     engine = make_engine(settings, "invoke")
-    services = make_services(settings, engine, make_stores(settings))
+    services = make_services(settings, engine, make_agent_stores(settings))
     try:
         yield from table()[event.type](event, services)
     finally:

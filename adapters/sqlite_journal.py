@@ -15,13 +15,13 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from tintype.core.errors import Unavailable
 from tintype.core.events import OUTCOMES, Event, Requester, canonical
-from tintype.core.ports import Admission, DeadLetter, OutboxRow, Work
+from tintype.core.ports import Admission, Cancellation, DeadLetter, OutboxRow, Work
 from tintype.core.snapshot import LOCK_FIELD, RESERVE, snapshot_id_for
 
 SCHEMA = """
@@ -40,6 +40,7 @@ CREATE TABLE IF NOT EXISTS requests (
     place       INTEGER NOT NULL DEFAULT 0,  -- 1 while it counts as a snapshot in hand
     answered    INTEGER NOT NULL DEFAULT 0,
     container   TEXT,             -- engine id that the request has to itself until its outcome
+    cancelled   TEXT,             -- why it is to stop, as JSON
     latest      TEXT,             -- the snapshot's latest event, as JSON
     updated_at  TEXT NOT NULL
 );
@@ -47,11 +48,22 @@ CREATE INDEX IF NOT EXISTS requests_open ON requests (state, not_before) WHERE s
 CREATE TABLE IF NOT EXISTS outbox (
     id           INTEGER PRIMARY KEY AUTOINCREMENT,
     event_id     TEXT NOT NULL UNIQUE,
+    event_type   TEXT NOT NULL,
     event        TEXT NOT NULL,
     created_at   TEXT NOT NULL,
     confirmed_at TEXT
 );
 CREATE INDEX IF NOT EXISTS outbox_pending ON outbox (id) WHERE confirmed_at IS NULL;
+CREATE TABLE IF NOT EXISTS watch (
+    id           INTEGER PRIMARY KEY CHECK (id = 1),
+    resume_point INTEGER,         -- `at` of the engine's last event that was told, nanoseconds
+    ticked_at    TEXT             -- until when schedules were looked at
+);
+CREATE TABLE IF NOT EXISTS containers (
+    engine_id TEXT PRIMARY KEY,
+    payload   TEXT NOT NULL,      -- what was told last
+    since     TEXT NOT NULL       -- when it was first told of
+);
 CREATE TABLE IF NOT EXISTS dead_letters (
     id          INTEGER PRIMARY KEY AUTOINCREMENT,
     key         TEXT NOT NULL UNIQUE,
@@ -62,17 +74,20 @@ CREATE TABLE IF NOT EXISTS dead_letters (
 """
 
 CLAIM = """
-SELECT request_id, step, attempt, deadline FROM requests AS mine
+SELECT request_id, step, attempt, deadline, cancelled FROM requests AS mine
 WHERE state = 'ready' AND not_before <= :now
-  AND (step_type != :entry OR place OR :places IS NULL
+  AND (cancelled IS NOT NULL OR step_type != :entry OR place OR :places IS NULL
        OR (SELECT count(*) FROM requests WHERE state != 'done' AND place) < :places)
-  AND NOT EXISTS (
+  AND (cancelled IS NOT NULL OR NOT EXISTS (
     SELECT 1 FROM requests AS other
     WHERE other.container = mine.container AND other.seq != mine.seq
       AND (other.state = 'running'
-           OR (other.state = 'ready' AND other.seq < mine.seq AND other.place >= mine.place)))
+           OR (other.state = 'ready' AND other.seq < mine.seq AND other.place >= mine.place))))
 ORDER BY seq LIMIT 1
 """
+
+CONTAINER_EVENTS_KEPT = timedelta(hours=1)
+"""How long a confirmed event about a container is remembered, against telling it twice."""
 
 DEAD_LETTER_BYTES = 64 * 1024
 """What is kept of a message that could not be used."""
@@ -111,11 +126,11 @@ class SqliteJournal:
     @property
     def instance(self) -> str:
         """Short id of this journal, drawn once: tells this Tintype's captures from another's."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             return str(db.execute("SELECT instance FROM meta").fetchone()["instance"])
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self) -> Iterator[sqlite3.Connection]:
         """Commit all or nothing.
 
         Raises Unavailable when the disk is full, or the file locked or damaged.
@@ -142,9 +157,11 @@ class SqliteJournal:
         step: Event,
         deadline: datetime,
         latest: Event | None = None,
+        *,
+        not_before: datetime | None = None,
     ) -> Admission:
         """Take a request in, once."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             known = db.execute(
                 "SELECT fingerprint FROM requests WHERE request_id = ?", (request_id,)
             ).fetchone()
@@ -154,7 +171,7 @@ class SqliteJournal:
             db.execute(
                 "INSERT INTO requests (request_id, snapshot_id, fingerprint, deadline, state, step,"
                 " step_type, not_before, latest, updated_at)"
-                " VALUES (?, ?, ?, ?, 'ready', ?, ?, '', ?, ?)",
+                " VALUES (?, ?, ?, ?, 'ready', ?, ?, ?, ?, ?)",
                 (
                     request_id,
                     snapshot_id_for(request_id),
@@ -162,11 +179,43 @@ class SqliteJournal:
                     _utc(deadline),
                     _dump(step),
                     step.type,
+                    "" if not_before is None else _utc(not_before),
                     None if latest is None else _dump(latest),
                     _now(),
                 ),
             )
             return Admission.NEW
+
+    def cancel(self, request_id: str, cancellation: Cancellation) -> bool:
+        """Have a request stopped; a second time only changes who answers."""
+        with self.transaction() as db:
+            row = db.execute(
+                "SELECT cancelled, state = 'done' OR answered AS ended FROM requests"
+                " WHERE request_id = ?",
+                (request_id,),
+            ).fetchone()
+            if row is None or (row["ended"] and row["cancelled"] is None):
+                return False
+            first = _cancellation(row["cancelled"])
+            if first is not None:
+                answered = first.answered or cancellation.answered
+                cancellation = Cancellation(first.reason, answered)
+            if not row["ended"]:
+                db.execute(
+                    "UPDATE requests SET cancelled = ?, not_before = '' WHERE request_id = ?",
+                    (json.dumps(asdict(cancellation)), request_id),
+                )
+            return True
+
+    def holding(self, engine_id: str) -> Sequence[str]:
+        """Return the requests that have a container in hand."""
+        with self.transaction() as db:
+            rows = db.execute(
+                "SELECT request_id FROM requests WHERE container = ? AND state != 'done'"
+                " AND NOT answered ORDER BY seq",
+                (engine_id,),
+            ).fetchall()
+        return [row["request_id"] for row in rows]
 
     def reject(
         self, key: str, reason: str, message: Mapping[str, Any], answer: Event | None
@@ -175,14 +224,14 @@ class SqliteJournal:
         text = canonical(message).decode("ascii")
         if len(text) > DEAD_LETTER_BYTES or not text.startswith("{"):
             text = json.dumps({"truncated": text[:DEAD_LETTER_BYTES], "bytes": len(text)})
-        with self._transaction() as db:
+        with self.transaction() as db:
             done = db.execute(
                 "INSERT OR IGNORE INTO dead_letters (key, received_at, reason, message)"
                 " VALUES (?, ?, ?, ?)",
                 (key, _now(), _storable(reason[:REASON_LENGTH]), text),
             )
             if done.rowcount and answer is not None:
-                _enqueue(db, answer)
+                enqueue(db, answer)
             db.execute(
                 "DELETE FROM dead_letters WHERE id <= (SELECT max(id) FROM dead_letters) - ?",
                 (DEAD_LETTERS,),
@@ -192,7 +241,7 @@ class SqliteJournal:
     def claim(self, now: datetime, places: int | None = None) -> Work | None:
         """Hand out the oldest runnable step; one that cannot be read comes as `unreadable`."""
         bounds = {"now": _utc(now), "places": places, "entry": RESERVE}
-        with self._transaction() as db:
+        with self.transaction() as db:
             row = db.execute(CLAIM, bounds).fetchone()
             if row is None:
                 return None
@@ -206,11 +255,12 @@ class SqliteJournal:
             step = _load(row["step"], attempt)
         except (KeyError, TypeError, ValueError):
             step = Event(UNREADABLE, {"text": row["step"]}, attempt=attempt)
-        return Work(row["request_id"], step, datetime.fromisoformat(row["deadline"]))
+        deadline = datetime.fromisoformat(row["deadline"])
+        return Work(row["request_id"], step, deadline, _cancellation(row["cancelled"]))
 
     def next_due(self) -> datetime | None:
         """Return when the next postponed step is due."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             row = db.execute(
                 "SELECT min(not_before) AS due FROM requests"
                 " WHERE state = 'ready' AND not_before > ?",
@@ -220,9 +270,9 @@ class SqliteJournal:
 
     def record(self, work: Work, events: Sequence[Event], step: Event | None) -> None:
         """Record events and the next step together."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             for event in events:
-                _enqueue(db, event)
+                enqueue(db, event)
             latest = _dump(events[-1]) if events else None
             answered = any(event.type in OUTCOMES for event in events)
             container = None if step is None or answered else step.payload.get(LOCK_FIELD)
@@ -247,7 +297,7 @@ class SqliteJournal:
     def postpone(self, work: Work, until: datetime, step: Event | None = None) -> None:
         """Give a step back until then."""
         changed = None if step is None else _dump(step)
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute(
                 "UPDATE requests SET state = 'ready', not_before = ?, step = coalesce(?, step)"
                 " WHERE request_id = ?",
@@ -256,14 +306,14 @@ class SqliteJournal:
 
     def recover(self) -> int:
         """Make the steps of a dead process runnable."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             return db.execute(
                 "UPDATE requests SET state = 'ready' WHERE state = 'running'"
             ).rowcount
 
     def note(self, event: Event) -> None:
         """Remember a progress event as the latest."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute(
                 "UPDATE requests SET latest = ? WHERE request_id = ? AND NOT answered",
                 (_dump(event), event.payload["request_id"]),
@@ -271,21 +321,29 @@ class SqliteJournal:
 
     def snapshot(self, ident: str) -> Event | None:
         """Return a snapshot's latest event."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             row = db.execute(
                 "SELECT latest FROM requests WHERE request_id = ?1 OR snapshot_id = ?1", (ident,)
             ).fetchone()
         return None if row is None or row["latest"] is None else _load(row["latest"])
 
+    def snapshots(self) -> Sequence[Event]:
+        """Return the latest event of every request."""
+        with self.transaction() as db:
+            rows = db.execute(
+                "SELECT latest FROM requests WHERE latest IS NOT NULL ORDER BY seq"
+            ).fetchall()
+        return [_load(row["latest"]) for row in rows]
+
     def live(self) -> frozenset[str]:
         """Return the ids of requests that are not done."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             rows = db.execute("SELECT request_id FROM requests WHERE state != 'done'").fetchall()
         return frozenset(row["request_id"] for row in rows)
 
     def dead_letters(self) -> Sequence[DeadLetter]:
         """Return all dead letters."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             rows = db.execute("SELECT * FROM dead_letters ORDER BY id").fetchall()
         return [
             DeadLetter(row["id"], row["received_at"], row["reason"], _load_message(row["message"]))
@@ -295,26 +353,42 @@ class SqliteJournal:
     def prune(self, before: datetime) -> int:
         """Forget what ended before then; unconfirmed events stay."""
         then = _utc(before)
-        with self._transaction() as db:
+        with self.transaction() as db:
             gone = db.execute("DELETE FROM dead_letters WHERE received_at < ?", (then,)).rowcount
             gone += db.execute(
                 "DELETE FROM requests WHERE state = 'done' AND updated_at < ?", (then,)
             ).rowcount
             db.execute("DELETE FROM outbox WHERE confirmed_at < ?", (then,))
+            db.execute(
+                "DELETE FROM outbox WHERE confirmed_at < ? AND event_type LIKE 'container.%'"
+                " AND event_type NOT LIKE 'container.commit.%'",
+                (_utc(datetime.now(UTC) - CONTAINER_EVENTS_KEPT),),
+            )
         return gone
 
     def pending(self, limit: int) -> Sequence[OutboxRow]:
         """Return unconfirmed events, oldest first."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             rows = db.execute(
                 "SELECT * FROM outbox WHERE confirmed_at IS NULL ORDER BY id LIMIT ?", (limit,)
             ).fetchall()
         return [OutboxRow(row["id"], _load(row["event"]), row["created_at"]) for row in rows]
 
-    def confirm(self, row: OutboxRow) -> None:
-        """Mark an event as taken by the broker."""
-        with self._transaction() as db:
-            db.execute("UPDATE outbox SET confirmed_at = ? WHERE id = ?", (_now(), row.id))
+    def confirm(self, rows: Sequence[OutboxRow]) -> None:
+        """Mark events as taken by the broker."""
+        with self.transaction() as db:
+            db.executemany(
+                "UPDATE outbox SET confirmed_at = ? WHERE id = ?",
+                [(_now(), row.id) for row in rows],
+            )
+
+    def confirmed_at(self, event_id: str) -> datetime | None:
+        """Return when the broker took an event."""
+        with self.transaction() as db:
+            row = db.execute(
+                "SELECT confirmed_at FROM outbox WHERE event_id = ?", (event_id,)
+            ).fetchone()
+        return row and row["confirmed_at"] and datetime.fromisoformat(row["confirmed_at"])
 
     def close(self) -> None:
         """Close the file and let the next process have it."""
@@ -358,12 +432,17 @@ def _exclusive(path: Path) -> int:
     return guard
 
 
-def _enqueue(db: sqlite3.Connection, event: Event) -> None:
+def enqueue(db: sqlite3.Connection, event: Event) -> None:
     """Put an event into the outbox; its derived id makes a second time harmless."""
     db.execute(
-        "INSERT OR IGNORE INTO outbox (event_id, event, created_at) VALUES (?, ?, ?)",
-        (event.id, _dump(event), _now()),
+        "INSERT OR IGNORE INTO outbox (event_id, event_type, event, created_at)"
+        " VALUES (?, ?, ?, ?)",
+        (event.id, event.type, _dump(event), _now()),
     )
+
+
+def _cancellation(text: str | None) -> Cancellation | None:
+    return None if text is None else Cancellation(**json.loads(text))
 
 
 def _load_message(text: str) -> dict[str, Any]:

@@ -12,13 +12,20 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from tintype.core.errors import (
+    Forbidden,
     Invalid,
+    NotFound,
+    Refused,
     RequestConflict,
     TintypeError,
     Violation,
+    WrongState,
 )
 from tintype.core.events import (
+    COMMIT_CANCEL,
     COMMIT_REQUEST,
+    CONTAINER_DELETE_START,
+    EXISTS_REQUEST,
     SNAPSHOT_PROGRESS,
     Event,
     Message,
@@ -27,13 +34,35 @@ from tintype.core.events import (
     fingerprint,
     is_uuid,
 )
-from tintype.core.ports import Admission, Clock, Journal
+from tintype.core.ownership import may_use
+from tintype.core.ports import Admission, Cancellation, Clock, Journal
 from tintype.core.snapshot import Snapshot, rejection
 
 LOG = logging.getLogger(__name__)
 
 Validator = Callable[[str, Any], Sequence[Violation]]
 """Checks a payload against the schema of its event type."""
+
+ANSWERED = (COMMIT_REQUEST, COMMIT_CANCEL)
+"""Messages that are answered when they cannot be taken; their senders wait for something."""
+
+CANCELLED = "cancelled on request"
+"""Reason of a cancellation that gives none."""
+
+VOID_PATIENCE = timedelta(seconds=10)
+"""How long a request that came too late waits for its router's word that it is answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """What messages that are no requests ask of the agent. None of these waits for anything."""
+
+    cancel: Callable[[str, Cancellation], bool]
+    """Stops a request; False when it is unknown or has its outcome."""
+    ask: Callable[[str | None], None]
+    """Has one container told of, or all and all snapshots."""
+    deleting: Callable[[str, str, str, Requester], bool]
+    """Notes that a container (uuid) is about to be deleted: event id, moment, by whom."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +78,13 @@ class Intake:
     default_deadline: timedelta
     wake: Callable[[], None]
     """Called when there is something new to do or to publish."""
+    calls: Calls
 
     def on_message(self, message: Message) -> None:
         """Take a message, or answer and keep it. Raises Unavailable when neither can be stored."""
         try:
             self.take(message)
-        except Invalid as error:
+        except (Invalid, Refused) as error:
             self._reject(message, error)
 
     def on_garbage(self, reason: str, message: Mapping[str, Any]) -> None:
@@ -62,71 +92,145 @@ class Intake:
         LOG.warning("dead letter: %s", reason)
         self.journal.reject(fingerprint(reason, message), reason, message, None)
 
-    def take(self, message: Message) -> str:
-        """Journal a request and return its id; a repeated one changes nothing.
+    def take(self, message: Message) -> None:
+        """Take a message; a repeated one changes nothing.
 
-        Raises Invalid for a message that is not an acceptable request, RequestConflict for one
-        whose request id was used for another.
+        Raises Invalid for one that can never be taken, RequestConflict for a request whose id was
+        used for another, Refused for a cancellation that comes too late or from a stranger.
         """
-        if message.event_type != COMMIT_REQUEST:
-            raise Invalid(
-                f"event_type: expected {COMMIT_REQUEST!r}, got {message.event_type!r:.100}"
-            )
-        violations = self.validate(message.event_type, message.payload)
-        if violations:
-            raise Invalid("; ".join(map(str, violations)), violations)
-        requester = self.requester_of(message.context)
-        request_id = _request_id(message)
-        payload = {**message.payload, "request_id": request_id}
-        step = Event(message.event_type, payload, requester)
-        print_ = fingerprint(step.type, payload, requester.project_id, requester.user_id)
+        takers: Mapping[Any, Callable[[Message, Requester], None]] = {
+            COMMIT_REQUEST: self._take_request,
+            COMMIT_CANCEL: self._take_cancel,
+            EXISTS_REQUEST: self._take_question,
+            CONTAINER_DELETE_START: self._take_deletion,
+        }
+        kind = message.event_type
+        taker = takers.get(kind) if isinstance(kind, str) else None
+        if taker is None:
+            known = ", ".join(map(repr, takers))
+            raise Invalid(f"event_type: expected one of {known}, got {kind!r:.100}")
+        check(self.validate(kind, message.payload))
+        taker(message, self.requester_of(message.context))
+
+    def _take_request(self, message: Message, requester: Requester) -> None:
+        request = request_of(message, requester)
         now = self.clock.now()
-        snapshot = Snapshot.begin(step, host=self.host, created_at=now.isoformat())
-        accepted = snapshot.event(SNAPSHOT_PROGRESS, status="queued")
-        deadline = self._deadline(payload, now)
-        admission = self.journal.admit(request_id, print_, step, deadline, accepted)
+        snapshot = Snapshot.begin(request, host=self.host, created_at=now.isoformat())
+        accept_by = request.payload.get("accept_by")
+        late = accept_by is not None and now >= datetime.fromisoformat(accept_by)
+        admission = self.journal.admit(
+            snapshot.request_id,
+            request_print(request),
+            request,
+            deadline_of(request, now, self.default_deadline),
+            snapshot.event(SNAPSHOT_PROGRESS, status="queued"),
+            # Its router has most likely given it up, and says so in one of the next messages.
+            not_before=now + VOID_PATIENCE if late else None,
+        )
         if admission is Admission.CONFLICT:
-            raise RequestConflict(
-                f"/request_id: {request_id} was used before for another request; send a new id"
-            )
+            raise conflict(snapshot.request_id)
         if admission is Admission.NEW:
             self.wake()
-        return request_id
 
-    def _deadline(self, payload: Mapping[str, Any], now: datetime) -> datetime:
-        if "deadline" in payload:
-            return datetime.fromisoformat(payload["deadline"])
-        return now + self.default_deadline
+    def _take_cancel(self, message: Message, requester: Requester) -> None:
+        request_id = message.payload["request_id"].lower()
+        latest = self.journal.snapshot(request_id)
+        answered = requester.is_admin and message.payload.get("answered", False)
+        reason = message.payload.get("reason") or CANCELLED
+        known = latest is not None
+        if latest is not None and not may_use(latest.requester.project_id, requester):
+            raise Forbidden(f"/request_id: {request_id} is another project's")
+        if self.calls.cancel(request_id, Cancellation(reason, answered)) or answered:
+            return
+        if not known:
+            raise NotFound(f"/request_id: no request {request_id} is known on host {self.host}")
+        raise WrongState(f"/request_id: {request_id} has ended already")
+
+    def _take_question(self, message: Message, _: Requester) -> None:
+        self.calls.ask(message.payload.get("container"))
+
+    def _take_deletion(self, message: Message, requester: Requester) -> None:
+        payload = message.payload
+        uuid = str(payload.get("container_uuid") or payload["uuid"])
+        event_id = payload.get("event_id") or message.message_id
+        at = payload.get("occurred_at") or self.clock.now().isoformat()
+        if not self.calls.deleting(uuid, event_id or message_print(message), at, requester):
+            LOG.info("the deletion of container %s, unknown here, is not looked at", uuid)
 
     def _reject(self, message: Message, error: TintypeError) -> None:
         """Keep the message; answer it when it was meant as a request."""
-        key = fingerprint(
-            message.message_id, message.timestamp, message.event_type, message.payload
-        )
+        key = message_print(message)
         answer = None
-        if message.event_type == COMMIT_REQUEST:
+        if message.event_type in ANSWERED:
             answer = rejection(
                 key,
                 message.payload,
                 self.requester_of(message.context),
                 error,
-                request_id=_request_id(message),
+                request_id=request_id_of(message),
                 host=self.host,
                 now=self.clock.now().isoformat(),
             )
         LOG.warning("dead letter: %s", error)
-        kept = {
-            "event_type": message.event_type,
-            "publisher_id": message.publisher_id,
-            "message_id": message.message_id,
-            "timestamp": message.timestamp,
-            "payload": message.payload,
-        }
-        self.journal.reject(key, str(error), kept, answer)
+        self.journal.reject(key, str(error), kept(message), answer)
         self.wake()
 
 
-def _request_id(message: Message) -> str:
+# What an agent and a router do alike
+
+
+def check(violations: Sequence[Violation]) -> None:
+    """Raise Invalid when there are some."""
+    if violations:
+        raise Invalid("; ".join(map(str, violations)), violations)
+
+
+def request_of(message: Message, requester: Requester) -> Event:
+    """Return the commit request in a message that has passed its schema, with its id."""
+    payload = {**message.payload, "request_id": request_id_of(message)}
+    return Event(message.event_type, payload, requester, payload["request_id"])
+
+
+def request_print(request: Event) -> str:
+    """Return what tells one request from another with the same id.
+
+    When it came, by way of which router, makes no difference.
+    """
+    asked = {name: value for name, value in request.payload.items() if name != "accept_by"}
+    who = request.requester
+    return fingerprint(request.type, asked, who.project_id, who.user_id)
+
+
+def conflict(request_id: str) -> RequestConflict:
+    """Return the error for a request id that was used for another request."""
+    return RequestConflict(
+        f"/request_id: {request_id} was used before for another request; send a new id"
+    )
+
+
+def deadline_of(request: Event, now: datetime, default: timedelta) -> datetime:
+    """Return when a request is to be given up."""
+    text = request.payload.get("deadline")
+    return now + default if text is None else datetime.fromisoformat(text)
+
+
+def message_print(message: Message) -> str:
+    """Return what tells one message from another."""
+    return fingerprint(message.message_id, message.timestamp, message.event_type, message.payload)
+
+
+def kept(message: Message) -> dict[str, Any]:
+    """Return a message as a dead letter."""
+    return {
+        "event_type": message.event_type,
+        "publisher_id": message.publisher_id,
+        "message_id": message.message_id,
+        "timestamp": message.timestamp,
+        "payload": message.payload,
+    }
+
+
+def request_id_of(message: Message) -> str:
     """Return the id under which a request is known: its own, else one made of the message's."""
     given = message.payload.get("request_id") if isinstance(message.payload, Mapping) else None
     for candidate in (given, message.message_id):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
+from collections.abc import Sequence
+from datetime import datetime
 
 from tintype.core.errors import Unavailable
 from tintype.core.events import OUTCOMES, Event
-from tintype.core.ports import Outbox, Publisher
+from tintype.core.ports import Outbox, OutboxRow, Publisher
 from tintype.core.runner import IDLE_SECONDS, Backoff
 from tintype.core.snapshot import ACCEPTED
 
@@ -15,6 +18,9 @@ LOG = logging.getLogger(__name__)
 
 BATCH = 100
 """Events read from the outbox at once."""
+
+CONFIRM_SECONDS = 5.0
+"""How long a step waits for the broker to take an event, before it gives its worker back."""
 
 
 class Relay:
@@ -26,6 +32,7 @@ class Relay:
         self._backoff = backoff
         self._progress: dict[str, Event] = {}
         self._lock = threading.Lock()
+        self._confirmed = threading.Condition()
         self._news = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._work, name="relay", daemon=True)
@@ -48,6 +55,17 @@ class Relay:
         with self._lock:
             self._progress[progress.payload["request_id"]] = progress
         self._news.set()
+
+    def confirmed_at(self, event_id: str) -> datetime | None:
+        """Return when the broker took a recorded event; waits a moment for it to do so."""
+        give_up = time.monotonic() + CONFIRM_SECONDS
+        with self._confirmed:
+            while (at := self._outbox.confirmed_at(event_id)) is None:
+                left = give_up - time.monotonic()
+                if left <= 0 or self._stopping.is_set():
+                    return None
+                self._confirmed.wait(min(left, 0.2))
+            return at
 
     def stop(self, seconds: float) -> None:
         """Try once more to publish what is pending, for `seconds` at most; the rest stays recorded.
@@ -93,12 +111,26 @@ class Relay:
             # What came in between may be of a request that is about to be answered.
             for request_id in ended:
                 self._progress.pop(request_id, None)
-        for row in rows:
-            self._publisher.publish(row.event)
-            self._outbox.confirm(row)
+        self._publish(rows)
         if len(rows) == BATCH:
             return True  # a progress event's start may be among what is still to come: drop it
         for request_id, event in progress.items():
             if request_id not in ended:
                 self._publisher.publish(event)
         return False
+
+    def _publish(self, rows: Sequence[OutboxRow]) -> None:
+        """Publish in order, and confirm together what the broker took: each write waits for a disk.
+
+        A kill in between publishes some again, under the same event ids.
+        """
+        taken = 0
+        try:
+            for row in rows:
+                self._publisher.publish(row.event)
+                taken += 1
+        finally:
+            if taken:
+                self._outbox.confirm(rows[:taken])
+                with self._confirmed:
+                    self._confirmed.notify_all()

@@ -14,9 +14,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from tintype.core.errors import Internal, Interrupted, TimedOut, TintypeError, Unavailable
-from tintype.core.events import COMMIT_REQUEST, SNAPSHOT_PROGRESS, Event
-from tintype.core.ports import Handler, Journal, Services, Work
+from tintype.core.errors import (
+    Cancelled,
+    Internal,
+    Interrupted,
+    TimedOut,
+    TintypeError,
+    Unavailable,
+)
+from tintype.core.events import COMMIT_REQUEST, OUTCOMES, SNAPSHOT_PROGRESS, Event
+from tintype.core.ports import Cancellation, Handler, Journal, Services, Work
 from tintype.core.snapshot import ABORT, CLEANUP, of_step, rejection
 
 LOG = logging.getLogger(__name__)
@@ -90,6 +97,7 @@ class Runner:
         self._interrupting = threading.Event()
         self._abandoned = threading.Event()
         self._running: dict[str, Work] = {}
+        self._cancelled: dict[str, Cancellation] = {}
         self._threads = [
             threading.Thread(target=self._work, name=f"worker-{number}", daemon=True)
             for number in range(workers)
@@ -107,6 +115,15 @@ class Runner:
         """Let idle workers look at the journal now."""
         with self._wake:
             self._wake.notify_all()
+
+    def cancel(self, request_id: str, cancellation: Cancellation) -> bool:
+        """Stop a request at its next safe point; False when it is unknown or has its outcome."""
+        if not self._journal.cancel(request_id, cancellation):
+            return False
+        # For the step that runs now; the journal tells all later ones.
+        self._cancelled[request_id] = cancellation
+        self.wake()
+        return True
 
     def stop(self, graceful_seconds: float, hard_seconds: float = 5.0) -> tuple[Work, ...]:
         """Take nothing new and let running steps end; interrupt those that take longer.
@@ -148,6 +165,7 @@ class Runner:
                 # The last edge: what not even failing can be done with must end as an answer too.
                 self._give_up(work, defect)
             del self._running[work.request_id]
+            self._cancelled.pop(work.request_id, None)
             # A request that waited for this one's container may be runnable now.
             self.wake()
 
@@ -182,6 +200,9 @@ class Runner:
             return
         following = [event for event in events if event.type in self._table]
         outgoing = [event for event in events if event.type not in self._table]
+        cancelled = self._cancellation(work)
+        if cancelled is not None and cancelled.answered:
+            outgoing = [event for event in outgoing if event.type not in OUTCOMES]
         self._record(work, outgoing, following[0] if following else None)
 
     def _failed(self, work: Work, error: TintypeError) -> None:
@@ -264,8 +285,16 @@ class Runner:
             checkpoint=lambda: self._check(work),
         )
 
+    def _cancellation(self, work: Work) -> Cancellation | None:
+        return self._cancelled.get(work.request_id, work.cancelled)
+
     def _check(self, work: Work) -> None:
         if self._interrupting.is_set():
             raise Interrupted
-        if work.step.type not in CLEANUP and self._services.clock.now() >= work.deadline:
+        if work.step.type in CLEANUP:
+            return
+        cancelled = self._cancellation(work)
+        if cancelled is not None:
+            raise Cancelled(cancelled.reason)
+        if self._services.clock.now() >= work.deadline:
             raise TimedOut(f"the deadline {work.deadline.isoformat()} has passed")

@@ -9,10 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 
-from tintype.core.events import COMMIT_REQUEST
+from tintype.core.events import (
+    COMMIT_REQUEST,
+    CONTAINER_CREATE,
+    CONTAINER_DELETE_START,
+    CONTAINER_EXISTS,
+    CONTAINER_SCHEDULE,
+    CONTAINER_STOP,
+)
 from tintype.core.ports import Handler
 from tintype.core.snapshot import ABORT, CAPTURE, FINISH, RESERVE, SWEEP, UPLOAD
-from tintype.handlers import cleanup, commit, upload
+from tintype.handlers import cleanup, commit, trigger, upload
 
 BUILT_IN: Mapping[str, Handler] = {
     COMMIT_REQUEST: commit.accept,
@@ -23,6 +30,16 @@ BUILT_IN: Mapping[str, Handler] = {
     ABORT: cleanup.abort,
     SWEEP: cleanup.sweep,
 }
+
+
+TRIGGERS: Mapping[str, Handler] = {
+    CONTAINER_STOP: trigger.react,
+    CONTAINER_DELETE_START: trigger.react,
+    CONTAINER_SCHEDULE: trigger.scheduled,
+    CONTAINER_CREATE: trigger.mistakes,
+    CONTAINER_EXISTS: trigger.mistakes,
+}
+"""What events about containers ask for, beside being told."""
 
 
 def table() -> dict[str, Handler]:

@@ -4,38 +4,52 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime
 
 from tintype.core.errors import (
     Forbidden,
     Invalid,
     NotFound,
     StillFrozen,
+    TimedOut,
     Unavailable,
     Violation,
-    WrongState,
 )
 from tintype.core.events import SNAPSHOT_PROGRESS, Event
-from tintype.core.ports import CaptureOptions, Container, ContainerState, Services
-from tintype.core.snapshot import CAPTURE, RESERVE, UPLOAD, Copy, Snapshot, image_id_for
-
-PROJECT_LABEL = "tintype.project_id"
-"""Container label that names the owning project; a container without it belongs to everybody."""
-
-ALLOWED_STATES = (ContainerState.RUNNING, ContainerState.STOPPED, ContainerState.PAUSED)
-"""As the Zun spec has them; Nova's createImage allows the same."""
+from tintype.core.ownership import may_use
+from tintype.core.ports import CaptureOptions, ContainerState, Services
+from tintype.core.resolution import check_state
+from tintype.core.snapshot import (
+    CAPTURE,
+    RESERVE,
+    UPLOAD,
+    Copy,
+    Snapshot,
+    accepted_id,
+    image_id_for,
+)
 
 
 def accept(event: Event, services: Services) -> Iterator[Event]:
-    """Check a commit request against the container and the stores; decide the image ids."""
-    now = services.clock.now().isoformat()
-    snapshot = Snapshot.begin(event, host=services.host, created_at=now)
+    """Check a commit request against the container and the stores; decide the image ids.
+
+    A request that came from a router is void once the time to take it is over: the router answers.
+    """
+    now = services.clock.now()
+    snapshot = Snapshot.begin(event, host=services.host, created_at=now.isoformat())
+    accept_by = _accept_by(snapshot)
+    if accept_by is not None and now >= accept_by:
+        raise _not_in_time(accept_by)
     names = _stores(snapshot, services)
     wanted_host = snapshot.request.get("host")
     if wanted_host not in (None, services.host):
         raise NotFound(f"host: {wanted_host!r} is not served here, this is {services.host!r}")
     container = services.engine.inspect(snapshot.request["container"])
-    check_owner(container, event)
-    check_state(container)
+    if not may_use(services.ownership.owner_of(container.labels).project_id, event.requester):
+        raise Forbidden(f"container {container.name!r} belongs to another project")
+    check_state(container.name, container.state)
+    if accept_by is not None:
+        yield snapshot.accepted()
     first_id = snapshot.request.get("image_id") or image_id_for(snapshot.request_id)
     yield snapshot.step(
         RESERVE,
@@ -49,6 +63,32 @@ def accept(event: Event, services: Services) -> Iterator[Event]:
         excluded_volumes=tuple(container.volumes),
         copies=tuple(Copy(name, first_id) for name in names),
     )
+
+
+def check_in_time(snapshot: Snapshot, services: Services) -> None:
+    """Make sure that the router knows, and knew in time, that this host has taken its request.
+
+    It gives up a host that it has not heard of, and answers itself; whatever comes later must not
+    bring the snapshot back. So nothing is begun before the broker has the word, and nothing at all
+    if it came too late. Raises Unavailable (not yet) and TimedOut.
+    """
+    accept_by = _accept_by(snapshot)
+    if accept_by is None:
+        return
+    confirmed_at = services.confirmed_at(accepted_id(snapshot.request_id))
+    if confirmed_at is None and services.clock.now() < accept_by:
+        raise Unavailable("the bus has not taken the word yet that this host has the request")
+    if confirmed_at is None or confirmed_at >= accept_by:
+        raise _not_in_time(accept_by)
+
+
+def _accept_by(snapshot: Snapshot) -> datetime | None:
+    text = snapshot.request.get("accept_by")
+    return None if text is None else datetime.fromisoformat(text)
+
+
+def _not_in_time(accept_by: datetime) -> TimedOut:
+    return TimedOut(f"the host did not take the request by {accept_by.isoformat()}")
 
 
 def capture(event: Event, services: Services) -> Iterator[Event]:
@@ -66,7 +106,7 @@ def capture(event: Event, services: Services) -> Iterator[Event]:
         # Every attempt that failed may have left a whole image on the engine.
         services.engine.discard(snapshot.request_id)
     container = services.engine.inspect(snapshot.engine_container_id)
-    check_state(container)
+    check_state(container.name, container.state)
     pause = bool(snapshot.request.get("pause", True)) and container.state is ContainerState.RUNNING
     intended = event.attempt if pause else 0
     phase = "pausing" if pause else "committing"
@@ -94,24 +134,6 @@ def _thaw_after_kill(engine_id: str, services: Services) -> None:
         services.engine.thaw(engine_id)
     except Unavailable as error:
         raise StillFrozen(f"container {engine_id[:12]} may be frozen: {error}") from error
-
-
-def check_state(container: Container) -> None:
-    """Raise WrongState unless the container can be snapshotted."""
-    if container.state not in ALLOWED_STATES:
-        allowed = ", ".join(ALLOWED_STATES)
-        raise WrongState(
-            f"container {container.name!r} is neither of {allowed}: start it, or wait until it has "
-            "settled"
-        )
-
-
-def check_owner(container: Container, event: Event) -> None:
-    """Raise Forbidden unless the container is the requester's own, or the requester an admin."""
-    owner = container.labels.get(PROJECT_LABEL)
-    if owner is None or event.requester.is_admin or owner == event.requester.project_id:
-        return
-    raise Forbidden(f"container {container.name!r} belongs to another project")
 
 
 def _stores(snapshot: Snapshot, services: Services) -> tuple[str, ...]:

@@ -301,7 +301,7 @@ def test_an_event_recorded_twice_is_published_once(journal: SqliteJournal) -> No
     rows = journal.pending(10)
     assert len(rows) == 1
 
-    journal.confirm(rows[0])
+    journal.confirm(rows[:1])
     journal.record(claim(journal), [event(SNAPSHOT_START, "a")], step("c"))
     assert journal.pending(10) == []
 
@@ -467,7 +467,7 @@ def test_prune_forgets_what_ended_and_keeps_what_did_not(journal: SqliteJournal)
     journal.record(claim(journal), [event(SNAPSHOT_END, "done")], None)
     admit(journal, "open")
     journal.reject("key", "reason", {}, None)
-    journal.confirm(journal.pending(1)[0])
+    journal.confirm(journal.pending(1))
 
     assert journal.prune(now() - SOON) == 0
     assert journal.prune(now() + SOON) == 2
@@ -507,12 +507,12 @@ def test_only_what_is_confirmed_leaves_the_outbox(journal: SqliteJournal) -> Non
     events = [event(SNAPSHOT_PROGRESS, "a", str(number)) for number in range(4)]
     journal.record(claim(journal), events, step("c"))
     rows = journal.pending(10)
-    journal.confirm(rows[1])
-    journal.confirm(rows[1])
+    journal.confirm(rows[1:2])
+    journal.confirm(rows[1:2])
 
     assert [row.event for row in journal.pending(10)] == [events[0], *events[2:]]
     for row in rows:
-        journal.confirm(row)
+        journal.confirm([row])
     assert journal.pending(10) == []
 
 
@@ -636,7 +636,7 @@ while True:
     journal.record(work, [event], None)
     say("recorded", work.request_id, event_id)
     row = journal.pending(1)[0]
-    journal.confirm(row)
+    journal.confirm([row])
     say("confirmed", row.event.id)
 """
 

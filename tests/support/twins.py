@@ -14,7 +14,7 @@ from tintype.adapters.memory_engine import MemoryEngine
 from tintype.adapters.memory_store import MemoryStore
 from tintype.adapters.sqlite_journal import SqliteJournal
 from tintype.core.events import COMMIT_REQUEST, OUTCOMES, Event, Message, Requester
-from tintype.core.intake import Intake
+from tintype.core.intake import Calls, Intake
 from tintype.core.ports import (
     Admission,
     Container,
@@ -102,9 +102,9 @@ class FusedJournal(SqliteJournal):
             raise PowerCut
         return result
 
-    def admit(self, *request: Any) -> Admission:
+    def admit(self, *request: Any, **options: Any) -> Admission:
         admit = super().admit
-        done: Admission = self._write(lambda: admit(*request))
+        done: Admission = self._write(lambda: admit(*request, **options))
         return done
 
     def claim(self, now: Any, places: int | None = None) -> Work | None:
@@ -124,9 +124,9 @@ class FusedJournal(SqliteJournal):
         note = super().note
         self._write(lambda: note(event))
 
-    def confirm(self, row: OutboxRow) -> None:
+    def confirm(self, rows: Sequence[OutboxRow]) -> None:
         confirm = super().confirm
-        self._write(lambda: confirm(row))
+        self._write(lambda: confirm(rows))
 
 
 @dataclass
@@ -140,6 +140,10 @@ class Bench:
     default_stores: Sequence[str] = ("glance",)
     table: Mapping[str, Handler] = field(default_factory=table)
     progress: list[Event] = field(default_factory=list)
+    asked: list[str | None] = field(default_factory=list)
+    """What the agent was asked to tell of."""
+    deleting: list[tuple[Any, ...]] = field(default_factory=list)
+    """What the agent was told is about to be deleted."""
     engine: MemoryEngine = field(init=False)
     stores: dict[str, MemoryStore] = field(init=False)
     runner: Runner = field(init=False)
@@ -162,6 +166,7 @@ class Bench:
             host=HOST,
             default_stores=self.default_stores,
             progress=self.progress.append,
+            confirmed_at=self.journal.confirmed_at,
         )
 
     def restart(self, journal: SqliteJournal) -> None:
@@ -184,6 +189,11 @@ class Bench:
             host=HOST,
             default_deadline=timedelta(days=1),
             wake=lambda: None,
+            calls=Calls(
+                cancel=self.runner.cancel,
+                ask=self.asked.append,
+                deleting=lambda *about: self.deleting.append(about) or True,
+            ),
         )
 
     def _on_progress(self, event: Event) -> None:
@@ -252,8 +262,8 @@ class Bench:
         self.trouble.end()
         assert self.engine.owners() == frozenset()
         for engine_id in {engine_id for _, engine_id in self.engine.actions}:
-            if engine_id in self.engine.containers:
-                assert self.engine.containers[engine_id].state is ContainerState.RUNNING
+            if engine_id in self.engine.by_id:
+                assert self.engine.by_id[engine_id].state is ContainerState.RUNNING
 
 
 def checked(event: Event) -> Event:

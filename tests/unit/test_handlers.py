@@ -35,6 +35,7 @@ from tintype.core.events import (
     Requester,
     derived_id,
 )
+from tintype.core.ownership import Ownership
 from tintype.core.ports import ContainerState, ImageSpec, ImageStatus
 from tintype.core.snapshot import (
     ABORT,
@@ -193,7 +194,7 @@ def test_an_unknown_container_is_not_found(bench: Bench) -> None:
 def test_only_the_owner_and_admins_may_snapshot_a_container_with_an_owner(
     bench: Bench, owner: str | None, who: Requester, *, accepted: bool
 ) -> None:
-    labels = {} if owner is None else {commit.PROJECT_LABEL: owner}
+    labels = {} if owner is None else {Ownership().project_label: owner}
     bench.container(labels=labels)
     if accepted:
         assert only(bench, request(who)).type == RESERVE
@@ -504,7 +505,7 @@ def test_a_running_container_is_frozen_for_the_capture_only(bench: Bench) -> Non
     assert not snapshot.pause_intended
     assert snapshot.paused_ms is not None
     assert bench.engine.owners() == {REQUEST_ID}
-    assert bench.engine.containers[container.engine_id].state is RUNNING
+    assert bench.engine.by_id[container.engine_id].state is RUNNING
     assert snapshot.capture_ref is not None
     assert bench.engine.reopen(snapshot.capture_ref) is not None
     assert snapshot.bytes_total
@@ -522,7 +523,7 @@ def test_what_is_not_to_be_frozen_is_captured_at_once(
     step = only(bench, at(bench, CAPTURE, **fields))
     assert step.type == UPLOAD
     assert bench.engine.actions == []
-    assert bench.engine.containers[container.engine_id].state is state
+    assert bench.engine.by_id[container.engine_id].state is state
     assert Snapshot.load(step).paused_ms == 0
 
 
@@ -531,12 +532,12 @@ def test_a_container_found_frozen_after_a_crash_is_thawed_if_we_may_have_done_it
 ) -> None:
     container = bench.container()
     intended = only(bench, at(bench, CAPTURE))
-    bench.engine.containers[container.engine_id].state = PAUSED  # a kill -9 in the commit
+    bench.engine.by_id[container.engine_id].state = PAUSED  # a kill -9 in the commit
 
     intended_again = only(bench, again(intended))
-    assert bench.engine.containers[container.engine_id].state is RUNNING
+    assert bench.engine.by_id[container.engine_id].state is RUNNING
     assert only(bench, intended_again).type == UPLOAD
-    assert bench.engine.containers[container.engine_id].state is RUNNING
+    assert bench.engine.by_id[container.engine_id].state is RUNNING
     assert [what for what, _ in bench.engine.actions] == ["unpause", "pause", "unpause"]
 
 
@@ -546,12 +547,12 @@ def test_a_container_that_its_user_pauses_after_a_failed_capture_stays_paused(
     container = bench.container()
     intended = only(bench, at(bench, CAPTURE))
     failed = Snapshot.load(intended).failed(CAPTURE, Unavailable("the engine broke off"))
-    bench.engine.containers[container.engine_id].state = PAUSED
+    bench.engine.by_id[container.engine_id].state = PAUSED
     retried = failed.step(CAPTURE, fault=None)
     withdrawn_or_done = only(bench, again(retried))
     assert withdrawn_or_done.type == UPLOAD
     aborted(bench, retried, TimedOut("late"))
-    assert bench.engine.containers[container.engine_id].state is PAUSED
+    assert bench.engine.by_id[container.engine_id].state is PAUSED
     assert bench.engine.actions == []
 
 
@@ -572,7 +573,7 @@ def test_captures_of_failed_attempts_do_not_pile_up(bench: Bench) -> None:
     with pytest.raises(Unavailable):
         run(bench, again(withdrawn.step(CAPTURE, fault=None)))
     assert not bench.engine.owners()
-    assert bench.engine.containers[container.engine_id].state is RUNNING
+    assert bench.engine.by_id[container.engine_id].state is RUNNING
 
 
 def test_a_container_paused_by_its_user_is_never_thawed(bench: Bench) -> None:
@@ -582,14 +583,14 @@ def test_a_container_paused_by_its_user_is_never_thawed(bench: Bench) -> None:
         assert only(bench, again(first, attempt)).type == UPLOAD
     aborted(bench, first, Refused("no"))
     cleanup.release(first, bench.services)
-    assert bench.engine.containers[container.engine_id].state is PAUSED
+    assert bench.engine.by_id[container.engine_id].state is PAUSED
     assert bench.engine.actions == []
 
 
 def test_a_container_that_its_user_pauses_after_the_intent_stays_paused(bench: Bench) -> None:
     container = bench.container()
     intended = only(bench, at(bench, CAPTURE))
-    bench.engine.containers[container.engine_id].state = PAUSED
+    bench.engine.by_id[container.engine_id].state = PAUSED
     withdrawn = only(bench, intended)
 
     assert withdrawn.type == CAPTURE
@@ -601,7 +602,7 @@ def test_a_container_that_its_user_pauses_after_the_intent_stays_paused(bench: B
 def test_a_container_that_is_thawed_meanwhile_is_frozen_after_all(bench: Bench) -> None:
     container = bench.container(state=PAUSED)
     step = at(bench, CAPTURE)
-    bench.engine.containers[container.engine_id].state = RUNNING
+    bench.engine.by_id[container.engine_id].state = RUNNING
     intended = only(bench, step)
     assert Snapshot.load(intended).pause_intended
     assert only(bench, intended).type == UPLOAD
@@ -610,9 +611,9 @@ def test_a_container_that_is_thawed_meanwhile_is_frozen_after_all(bench: Bench) 
 def test_a_container_that_is_gone_or_no_longer_fit_is_refused(bench: Bench) -> None:
     container = bench.container()
     step = at(bench, CAPTURE)
-    bench.engine.containers[container.engine_id].state = ContainerState.OTHER
+    bench.engine.by_id[container.engine_id].state = ContainerState.OTHER
     refused(bench, step, WrongState, "web")
-    del bench.engine.containers[container.engine_id]
+    bench.engine.remove(container.engine_id)
     refused(bench, step, NotFound, "no container")
 
 
@@ -888,9 +889,9 @@ def test_abort_removes_everything_and_says_so(bench: Bench) -> None:
 def test_abort_thaws_what_we_may_have_frozen(bench: Bench) -> None:
     container = bench.container()
     intended = only(bench, at(bench, CAPTURE))
-    bench.engine.containers[container.engine_id].state = PAUSED
+    bench.engine.by_id[container.engine_id].state = PAUSED
     aborted(bench, intended, TimedOut("late"))
-    assert bench.engine.containers[container.engine_id].state is RUNNING
+    assert bench.engine.by_id[container.engine_id].state is RUNNING
 
 
 def test_abort_does_every_chore_whatever_becomes_of_the_others(bench: Bench) -> None:
@@ -935,18 +936,18 @@ def test_abort_does_not_delete_a_good_image_of_another_request(bench: Bench) -> 
 def test_release_thaws_the_container_of_a_step_that_meant_to_freeze_it(bench: Bench) -> None:
     container = bench.container()
     intended = only(bench, at(bench, CAPTURE))
-    bench.engine.containers[container.engine_id].state = PAUSED
+    bench.engine.by_id[container.engine_id].state = PAUSED
     cleanup.release(intended, bench.services)
-    assert bench.engine.containers[container.engine_id].state is RUNNING
+    assert bench.engine.by_id[container.engine_id].state is RUNNING
 
 
 @pytest.mark.parametrize("step_type", [COMMIT_REQUEST, RESERVE, CAPTURE, UPLOAD, FINISH])
 def test_release_leaves_the_container_of_any_other_step_alone(bench: Bench, step_type: str) -> None:
     container = bench.container()
     step = at(bench, step_type)
-    bench.engine.containers[container.engine_id].state = PAUSED
+    bench.engine.by_id[container.engine_id].state = PAUSED
     cleanup.release(step, bench.services)
-    assert bench.engine.containers[container.engine_id].state is PAUSED
+    assert bench.engine.by_id[container.engine_id].state is PAUSED
 
 
 # Statelessness

@@ -16,6 +16,7 @@ from tests.support.twins import ALICE, HOST, MALLORY, Bench, checked
 from tintype.adapters.sqlite_journal import SqliteJournal
 from tintype.core.errors import Invalid, RequestConflict, Unavailable
 from tintype.core.events import COMMIT_REQUEST, SNAPSHOT_ERROR, Event, Message, is_uuid
+from tintype.core.intake import request_id_of
 from tintype.core.ports import Admission
 from tintype.core.snapshot import snapshot_id_for
 from tintype.schemas import validate
@@ -40,6 +41,15 @@ def message(payload: Any, **fields: Any) -> Message:
     return Message(payload=payload, **{**about, **fields})
 
 
+def take(bench: Bench, taken: Message) -> str:
+    """Take a request in and return the id under which the journal has it."""
+    before = bench.journal.live()
+    bench.intake.take(taken)
+    (request_id,) = bench.journal.live() - before or {request_id_of(taken)}
+    assert request_id in bench.journal.live()
+    return request_id
+
+
 def request(**fields: Any) -> dict[str, Any]:
     return {"container": "web", "image_name": "snap", **fields}
 
@@ -54,7 +64,7 @@ def test_a_request_is_journaled_and_workers_are_woken(bench: Bench) -> None:
 
     work = bench.journal.claim(bench.clock.now())
     assert work is not None
-    assert work.step == Event(COMMIT_REQUEST, request(request_id=UUID), ALICE)
+    assert work.step == Event(COMMIT_REQUEST, request(request_id=UUID), ALICE, UUID)
     assert work.deadline == bench.clock.now() + timedelta(days=1)
     assert woken == [1]
     assert bench.events() == []
@@ -62,7 +72,7 @@ def test_a_request_is_journaled_and_workers_are_woken(bench: Bench) -> None:
 
 
 def test_a_request_can_be_looked_up_as_soon_as_it_is_taken(bench: Bench) -> None:
-    assert bench.intake.take(message(request(request_id=UUID))) == UUID
+    assert take(bench, message(request(request_id=UUID))) == UUID
     for ident in (UUID, snapshot_id_for(UUID)):
         event = bench.journal.snapshot(ident)
         assert event is not None
@@ -91,24 +101,24 @@ def test_a_deadline_at_the_end_of_time_is_taken_or_answered(bench: Bench, year: 
 
 
 def test_the_request_id_is_the_requests_own_in_lower_case(bench: Bench) -> None:
-    assert bench.intake.take(message(request(request_id=UUID.upper()))) == UUID
-    assert bench.intake.take(message(request(request_id=UUID))) == UUID
+    assert take(bench, message(request(request_id=UUID.upper()))) == UUID
+    assert take(bench, message(request(request_id=UUID))) == UUID
 
 
 def test_without_one_it_is_the_message_id(bench: Bench) -> None:
-    assert bench.intake.take(message(request())) == OTHER
-    assert bench.intake.take(message(request(), message_id=UUID.upper())) == UUID
+    assert take(bench, message(request())) == OTHER
+    assert take(bench, message(request(), message_id=UUID.upper())) == UUID
 
 
 @pytest.mark.parametrize(
     "message_id", [None, 5, "", "abc", UUID.replace("-", ""), [UUID]], ids=repr
 )
 def test_without_either_it_is_made_of_the_message(bench: Bench, message_id: Any) -> None:
-    one = bench.intake.take(message(request(), message_id=message_id))
+    one = take(bench, message(request(), message_id=message_id))
     assert is_uuid(one)
-    assert bench.intake.take(message(request(), message_id=message_id)) == one
+    assert take(bench, message(request(), message_id=message_id)) == one
     later = message(request(), message_id=message_id, timestamp="2026-01-01 00:00:01")
-    assert bench.intake.take(later) != one
+    assert take(bench, later) != one
     assert len(bench.journal.live()) == 2
 
 
@@ -315,7 +325,7 @@ def test_every_message_is_admitted_answered_or_kept(
 class FullJournal(SqliteJournal):
     """A journal on a full disk."""
 
-    def admit(self, *request: Any) -> Admission:
+    def admit(self, *request: Any, **options: Any) -> Admission:
         raise Unavailable("full")
 
     def reject(self, key: str, reason: str, message: Any, answer: Event | None) -> bool:

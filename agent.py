@@ -1,0 +1,243 @@
+"""The agent: everything that works on one host's containers, whatever bus it is asked on."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from datetime import timedelta
+
+from tintype.adapters import cron, envelope
+from tintype.adapters.clock import SystemClock
+from tintype.adapters.directory import DirectoryStore
+from tintype.adapters.docker_engine import DockerEngine
+from tintype.adapters.glance import GlanceStore
+from tintype.adapters.openstack_access import GlanceSettings, Patience
+from tintype.adapters.rules_file import read_rules
+from tintype.adapters.sqlite_journal import SqliteJournal
+from tintype.adapters.sqlite_watch_log import SqliteWatchLog
+from tintype.config import ConfigError, Settings
+from tintype.core.errors import TintypeError, Unavailable
+from tintype.core.events import Event, Requester
+from tintype.core.intake import Calls, Intake
+from tintype.core.lifecycle import Teller
+from tintype.core.ownership import Ownership
+from tintype.core.ports import Cancellation, Engine, ImageStore, Publisher, Services
+from tintype.core.relay import Relay
+from tintype.core.rules import Rule
+from tintype.core.runner import Backoff, Runner
+from tintype.core.watcher import Watched, Watcher
+from tintype.handlers import TRIGGERS, cleanup, table
+from tintype.schemas import validate
+
+LOG = logging.getLogger(__name__)
+
+HOUSEKEEPING_SECONDS = 300.0
+"""How often captures that no request owns any more are looked for."""
+
+
+def make_engine(settings: Settings, instance: str) -> Engine:
+    """Return this host's engine; `instance` marks the captures made through it."""
+    return DockerEngine(
+        settings.engine.url or os.environ.get("DOCKER_HOST"),
+        instance=instance,
+        call_timeout=settings.engine.call_timeout,
+        commit_timeout=settings.engine.commit_timeout,
+        stream_timeout=settings.engine.stream_timeout,
+    )
+
+
+def make_stores(settings: Settings, names: Sequence[str], option: str) -> dict[str, ImageStore]:
+    """Return stores by name. Raises ConfigError, which names the option, for an unknown one."""
+    makers: Mapping[str, Callable[[], ImageStore]] = {
+        "directory": lambda: DirectoryStore(settings.directory.path),
+        "glance": lambda: _make_glance(settings),
+    }
+    if any(name not in makers for name in names):
+        raise ConfigError(f"{option}: expected some of {', '.join(makers)}, got {names}")
+    return {name: makers[name]() for name in names}
+
+
+def make_agent_stores(settings: Settings) -> dict[str, ImageStore]:
+    """Return the stores that the agent has: one at the least."""
+    names = settings.agent.stores
+    if not names:
+        raise ConfigError("[agent] stores: expected one store at least, got none")
+    return make_stores(settings, names, "[agent] stores")
+
+
+def _make_glance(settings: Settings) -> GlanceStore:
+    group = settings.glance
+    if not group.auth_url:
+        raise ConfigError("[glance] auth_url: needed for the store `glance`, but empty")
+    access = GlanceSettings(
+        auth_url=group.auth_url,
+        username=group.username,
+        password=group.password,
+        project_name=group.project_name,
+        user_domain_name=group.user_domain_name,
+        project_domain_name=group.project_domain_name,
+        region_name=group.region_name or None,
+        interface=group.interface,
+        endpoint_override=group.endpoint_override or None,
+        cacert=group.cafile or None,
+    )
+    return GlanceStore(access, patience=Patience(group.connect_timeout, group.read_timeout))
+
+
+def make_services(settings: Settings, engine: Engine, stores: Mapping[str, ImageStore]) -> Services:
+    """Return what handlers are given."""
+    watch = settings.watch
+    return Services(
+        engine=engine,
+        stores=stores,
+        clock=SystemClock(),
+        host=settings.host,
+        default_stores=tuple(settings.agent.stores[:1]),
+        ownership=Ownership(
+            watch.project_label,
+            watch.user_label,
+            watch.default_project_id or None,
+            watch.default_user_id or None,
+        ),
+        rules=_make_rules(settings),
+        cron=cron.next_after,
+        poll_seconds=settings.agent.poll_interval,
+    )
+
+
+def _make_rules(settings: Settings) -> Sequence[Rule]:
+    path = settings.trigger.rules_file
+    try:
+        return read_rules(path, validate, cron.next_after) if path else ()
+    except ValueError as error:
+        raise ConfigError(f"[trigger] rules_file: {error}") from error
+
+
+class Agent:
+    """Works on the snapshots of one host, and tells of its containers."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        publisher: Publisher,
+        requester_of: Callable[[object], Requester] = envelope.requester_of,
+        journal: SqliteJournal | None = None,
+    ) -> None:
+        """Open the journal and make the parts; nothing runs yet.
+
+        Raises ConfigError, JournalInUse.
+        """
+        self.settings = settings
+        self.journal = journal or SqliteJournal(settings.journal_path)
+        self.engine = make_engine(settings, self.journal.instance)
+        self.stores = make_agent_stores(settings)
+        self._publisher = publisher
+        group = settings.agent
+        backoff = Backoff(group.retry_first, group.retry_longest)
+        self.relay = Relay(self.journal, publisher, backoff)
+        self._services = replace(
+            make_services(settings, self.engine, self.stores),
+            confirmed_at=self.relay.confirmed_at,
+        )
+        self.runner = Runner(
+            self.journal,
+            table(),
+            self._services,
+            workers=group.max_concurrent_snapshots,
+            backoff=backoff,
+            on_progress=self._on_progress,
+            on_recorded=self.relay.wake,
+        )
+        self.watcher = Watcher(
+            self.engine,
+            SqliteWatchLog(self.journal),
+            teller=Teller(settings.host, self._services.ownership),
+            services=self._services,
+            triggers=TRIGGERS,
+            watched=Watched(self.relay.wake, self._on_deleted, self.journal.snapshots),
+            backoff=backoff,
+            exists_seconds=settings.watch.exists_interval,
+        )
+        fallback = Requester(group.default_project_id or None, group.default_user_id or None)
+        self.intake = Intake(
+            journal=self.journal,
+            validate=validate,
+            requester_of=lambda context: _or_default(requester_of(context), fallback),
+            clock=self._services.clock,
+            host=settings.host,
+            default_deadline=timedelta(seconds=group.default_deadline),
+            wake=self._wake,
+            calls=Calls(self.runner.cancel, self.watcher.ask, self.watcher.deleting),
+        )
+        self._stopped = threading.Event()
+        self._housekeeper = threading.Thread(
+            target=self._keep_house, name="housekeeper", daemon=True
+        )
+
+    def start(self) -> None:
+        """Take up what an earlier run left, then work on what comes."""
+        self.relay.start()
+        self.runner.start()
+        self.watcher.start()
+        self._housekeeper.start()
+
+    def stop(self) -> None:
+        """Bring running steps to a safe point, or leave them for the next start."""
+        self._stopped.set()
+        self.watcher.stop()
+        for work in self.runner.stop(self.settings.agent.graceful_timeout):
+            LOG.warning("request %s: left in the middle of %s", work.request_id, work.step.type)
+            try:
+                cleanup.release(work.step, self._services)
+            except TintypeError as error:
+                LOG.error("request %s: %s", work.request_id, error)
+        self.relay.stop(self.settings.agent.graceful_timeout)
+        # A worker that could not be interrupted may still use the journal: it stays open then, and
+        # the process's end closes it.
+        self._publisher.close()
+
+    def _wake(self) -> None:
+        self.runner.wake()
+        self.relay.wake()
+
+    def _on_deleted(self, engine_id: str, spared: Collection[str]) -> None:
+        """Stop what a container has in hand that is gone, or soon will be."""
+        cancellation = Cancellation(f"container {engine_id[:12]} was deleted")
+        for request_id in self.journal.holding(engine_id):
+            if request_id not in spared:
+                self.runner.cancel(request_id, cancellation)
+
+    def _on_progress(self, event: Event) -> None:
+        self.relay.offer(event)
+        try:
+            self.journal.note(event)
+        except Unavailable as error:
+            LOG.warning("progress not noted: %s", error)
+
+    def _keep_house(self) -> None:
+        """Remove captures that nobody waits for, and forget what is long past.
+
+        An engine finishes a commit whose client was killed, after the next start has cleaned up.
+        """
+        while True:
+            try:
+                for owner in self.engine.owners() - self.journal.live():
+                    LOG.info("removing the capture of request %s, which has ended", owner)
+                    self.engine.discard(owner)
+                days = self.settings.agent.retention_days
+                self.journal.prune(self._services.clock.now() - timedelta(days=days))
+            except TintypeError as error:
+                LOG.warning("housekeeping: %s", error)
+            except Exception:
+                # The housekeeper's edge: a defect must not end it, and let captures pile up.
+                LOG.exception("housekeeping broke")
+            if self._stopped.wait(HOUSEKEEPING_SECONDS):
+                return
+
+
+def _or_default(requester: Requester, fallback: Requester) -> Requester:
+    """Return the requester, or the configured one when the message names no project."""
+    return requester if requester.project_id is not None else fallback
