@@ -72,6 +72,73 @@ class AgentSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ListenerSettings:
+    """Group `[listener]`: what the command `tintype-listener` runs."""
+
+    roles: list[str] = _option(
+        ["agent", "router"],
+        "`agent` (on every Docker host), `router` (anywhere, any number of them), or both.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class WatchSettings:
+    """Group `[watch]`: what the agent tells of the containers on its host."""
+
+    project_label: str = _option(
+        "tintype.project_id", "Container label that names the owning project."
+    )
+    user_label: str = _option("tintype.user_id", "Container label that names the owning user.")
+    default_project_id: str = _option(
+        "", "Project of containers without the label; nobody's in particular where empty."
+    )
+    default_user_id: str = _option("", "User of containers without the label.")
+    exists_interval: float = _option(
+        3600.0, "Seconds between two passes over all containers (`container.exists`).", minimum=1
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RouterSettings:
+    """Group `[router]`: finding the host of a request."""
+
+    index_url: str = _option(
+        "",
+        "Database of the index, as SQLAlchemy writes it (sqlite, postgresql, mysql); the file"
+        " index.sqlite in the state_dir where empty. Routers of one database share the work.",
+        secret=True,
+    )
+    pool: str = _option(
+        "",
+        "Queue by which the index gets all events. Routers of one database must have the same,"
+        " those of different ones must not; where empty, `tintype-router` for a shared database"
+        " and `tintype-router.<host>` for SQLite.",
+    )
+    stores: list[str] = _option(
+        [], "Stores from which a router deletes images whose host is silent: `glance`, or none."
+    )
+    host_timeout: float = _option(
+        300.0, "Seconds that a host has to take a request before the answer is 504.", minimum=1
+    )
+    unknown_timeout: float = _option(
+        5.0,
+        "Seconds for which a request waits for its container to be told of, before 404 (or 409).",
+        minimum=0,
+    )
+    grace: float = _option(
+        30.0,
+        "Seconds beyond a host's time in which its word may still arrive. Clocks of hosts and"
+        " routers must not differ by more.",
+        minimum=1,
+    )
+    forget_days: int = _option(
+        30,
+        "Days after which containers not heard of, ended snapshots and dead letters are forgotten.",
+        minimum=1,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class BusSettings:
     """Group `[bus]`: RabbitMQ through oslo.messaging."""
 
@@ -143,20 +210,45 @@ class ApiSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class TriggerSettings:
+    """Group `[trigger]`: snapshots that nobody asks for each time."""
+
+    rules_file: str = _option(
+        "", "JSON file of rules beside those in containers' labels (docs/triggers.md); none: ''."
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything that can be configured."""
 
     agent: AgentSettings = field(default_factory=AgentSettings)
+    listener: ListenerSettings = field(default_factory=ListenerSettings)
+    watch: WatchSettings = field(default_factory=WatchSettings)
+    router: RouterSettings = field(default_factory=RouterSettings)
     bus: BusSettings = field(default_factory=BusSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
     glance: GlanceSettings = field(default_factory=GlanceSettings)
     directory: DirectorySettings = field(default_factory=DirectorySettings)
     api: ApiSettings = field(default_factory=ApiSettings)
+    trigger: TriggerSettings = field(default_factory=TriggerSettings)
 
     @property
     def host(self) -> str:
         """Name of this host."""
         return self.agent.host or socket.gethostname()
+
+    @property
+    def index_url(self) -> str:
+        """Database of the index."""
+        file = Path(self.agent.state_dir) / "index.sqlite"
+        return self.router.index_url or f"sqlite:///{file.absolute()}"
+
+    @property
+    def index_pool(self) -> str:
+        """Queue by which the index gets all events."""
+        shared = not self.index_url.startswith("sqlite")
+        return self.router.pool or ("tintype-router" if shared else f"tintype-router.{self.host}")
 
     @property
     def journal_path(self) -> Path:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import amqp
 import kombu
@@ -20,39 +21,48 @@ from tintype.adapters.publisher import BROKER_ERRORS, connect, kombu_urls, trans
 LOG = logging.getLogger(__name__)
 
 
-class Bindings:
-    """Binds queues to foreign exchanges, with the queue's name as the routing key.
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """That a queue gets what is published to an exchange under a routing key."""
 
-    An exchange may be of any durability. Not thread-safe: one thread at a time.
+    exchange: str
+    queue: str
+    key: str
+
+
+class Bindings:
+    """Binds our queues to exchanges that exist, of whatever durability.
+
+    Not thread-safe: one thread at a time.
     """
 
-    def __init__(
-        self, url: str, *, exchanges: Sequence[str], queues: Sequence[str], timeout: float = 5.0
-    ) -> None:
+    def __init__(self, url: str, wanted: Sequence[Binding], timeout: float = 5.0) -> None:
         """Prepare, without connecting. Raises ValueError for a malformed URL."""
         parsed = transport_url(url)
         self._urls = kombu_urls(parsed)
         self._query = parsed.query
-        self._exchanges = exchanges
-        self._queues = queues
+        self._wanted = {
+            exchange: [each for each in wanted if each.exchange == exchange]
+            for exchange in dict.fromkeys(each.exchange for each in wanted)
+        }
         self._timeout = timeout
         self._told: dict[str, str] = {}
 
     def renew(self) -> None:
         """Bind whatever exists now; what is bound already stays so. Never raises."""
-        if not self._exchanges:
+        if not self._wanted:
             return
         try:
             with self._connect() as connection:
-                for exchange in self._exchanges:
+                for exchange in self._wanted:
                     self._bind(exchange, connection)
         except BROKER_ERRORS as error:
-            self._tell(logging.WARNING, "foreign exchanges", f"not bound: {translate(error)}")
+            self._tell(logging.WARNING, "exchanges", f"not bound: {translate(error)}")
         except Exception:
             # Broad, for listening on our own exchange goes on, whatever is wrong with another's.
-            LOG.exception("foreign exchanges not bound")
+            LOG.exception("exchanges not bound")
         else:
-            self._told.pop("foreign exchanges", None)
+            self._told.pop("exchanges", None)
 
     def _connect(self) -> kombu.Connection:
         """Connect to the first host that answers; only for a moment, so without heartbeats."""
@@ -66,8 +76,8 @@ class Bindings:
             with connection.channel() as channel:
                 # Passive: asks whether it exists, of whatever type and durability.
                 channel.exchange_declare(exchange, "topic", passive=True)
-                for queue in self._queues:
-                    channel.queue_bind(queue, exchange, routing_key=queue)
+                for each in self._wanted[exchange]:
+                    channel.queue_bind(each.queue, exchange, routing_key=each.key)
         except amqp.exceptions.NotFound as error:
             self._tell(logging.INFO, f"exchange {exchange}", f"not bound yet: {error}")
         except amqp.exceptions.ChannelError as error:

@@ -16,8 +16,14 @@ from oslo_messaging.notify.listener import NotificationServer
 from oslo_messaging.transport import NotificationTransport
 
 from tintype.adapters import envelope, frames, hardening
-from tintype.adapters.bindings import Bindings
-from tintype.adapters.publisher import BROKER_ERRORS, translate, transport_url
+from tintype.adapters.bindings import Binding, Bindings
+from tintype.adapters.publisher import (
+    BROKER_ERRORS,
+    connect,
+    kombu_urls,
+    translate,
+    transport_url,
+)
 from tintype.core.errors import Invalid, Unavailable
 from tintype.core.events import Message
 
@@ -25,6 +31,9 @@ LOG = logging.getLogger(__name__)
 
 OnMessage = Callable[[Message], None]
 OnGarbage = Callable[[str, Mapping[str, Any]], None]
+
+BACKLOG_SECONDS = 5.0
+"""How long a look at the queues may take."""
 
 HANDLED: str = oslo_dispatcher.NotificationResult.HANDLED
 REQUEUE: str = oslo_dispatcher.NotificationResult.REQUEUE
@@ -39,15 +48,23 @@ class BusListener:
     When it raises anything else, or the message cannot even be read, `on_garbage(reason,
     description)` gets it and the message is acknowledged; Unavailable from there works likewise.
 
+    `on_bound` is called when all queues are there and bound, before the listener is left to itself:
+    what is published from then on comes. It must not raise, and may take a while.
+
     All priorities that oslo.messaging knows are consumed (audit, critical, debug, error, info,
     sample, warn): a publisher declares the queue of each one it uses, and one that nobody reads
     would grow for ever. What stands in the message as its priority is of no interest.
 
     Queues are named `<topic>.<priority>`, without the exchange: two services that listen on one
-    topic take each other's messages even on different exchanges. Only our own `exchange` is
-    declared; `foreign_exchanges` are bound to the same queues when they exist, which is looked for
-    every `rebind_seconds`. The queues are durable: an oslo.messaging publisher on one of our topics
-    must be so too (amqp_durable_queues), or the broker refuses its declaration of the queue.
+    topic take each other's messages even on different exchanges. With a `pool` there is one queue,
+    of that name, for all topics and priorities: who listens in the same pool shares the messages,
+    and nobody else misses any. `also` are further topics of our own exchange: every listener that
+    names one gets all of its messages, into the queues of its first topic.
+
+    Only our own `exchange` is declared; `foreign_exchanges` are bound to the same queues when they
+    exist, which is looked for every `rebind_seconds`. The queues are durable: an oslo.messaging
+    publisher on one of our topics must be so too (amqp_durable_queues), or the broker refuses its
+    declaration of the queue.
 
     `url`: as oslo.messaging's `transport_url`; driver options may follow as its query, for example
     `?ssl=1&ssl_ca_file=/etc/ssl/bus.pem`. There is one consumer for each topic and priority, and
@@ -62,8 +79,11 @@ class BusListener:
         exchange: str,
         foreign_exchanges: Sequence[str] = (),
         topics: Sequence[str],
+        pool: str | None = None,
+        also: Sequence[str] = (),
         on_message: OnMessage,
         on_garbage: OnGarbage,
+        on_bound: Callable[[], None] = lambda: None,
         prefetch: int = 5,
         max_message_bytes: int = 1024 * 1024,
         durable: bool = True,
@@ -85,11 +105,17 @@ class BusListener:
         }
         self._url = url
         self._targets = [oslo_messaging.Target(exchange=exchange, topic=topic) for topic in topics]
-        self._bindings = Bindings(
-            url,
-            exchanges=foreign_exchanges,
-            queues=[f"{topic}.{name}" for topic in topics for name in oslo_dispatcher.PRIORITIES],
-        )
+        self._pool = pool
+        self._on_bound = on_bound
+        keys = [f"{topic}.{name}" for topic in topics for name in oslo_dispatcher.PRIORITIES]
+        self.queues = [pool] if pool else keys
+        """The queues that are consumed."""
+        wanted = [Binding(each, pool or key, key) for each in foreign_exchanges for key in keys]
+        for name in oslo_dispatcher.PRIORITIES:
+            wanted += [
+                Binding(exchange, pool or f"{topics[0]}.{name}", f"{key}.{name}") for key in also
+            ]
+        self._bindings = Bindings(url, wanted)
         self._limit = max_message_bytes
         self._retry_seconds = retry_seconds
         self._rebind_seconds = rebind_seconds
@@ -130,6 +156,19 @@ class BusListener:
         connection = self._driver.listening if self._driver is not None else None
         return connection is not None and not self._stopping.is_set() and connection.consuming
 
+    def backlog(self) -> int:
+        """Return how many messages wait in the queues. Raises Unavailable."""
+        parsed = transport_url(self._url)
+        try:
+            with connect(kombu_urls(parsed)[0], parsed.query, BACKLOG_SECONDS) as connection:
+                channel = connection.default_channel
+                return sum(
+                    channel.queue_declare(queue, passive=True).message_count
+                    for queue in self.queues
+                )
+        except BROKER_ERRORS as error:
+            raise translate(error) from error
+
     @property
     def trouble(self) -> Unavailable | None:
         """Why the listener could not begin to listen; None once it has."""
@@ -150,9 +189,10 @@ class BusListener:
                 self._stopping.wait(self._retry_seconds)
             else:
                 self._trouble = None
-                while not self._stopping.is_set():
+                self._bindings.renew()
+                self._on_bound()
+                while not self._stopping.wait(self._rebind_seconds):
                     self._bindings.renew()
-                    self._stopping.wait(self._rebind_seconds)
                 server.stop()
                 server.wait()
 
@@ -161,7 +201,11 @@ class BusListener:
         url.query.update(self._options)
         driver = hardening.Driver(url.conf, url, self._limit)
         server = NotificationServer(
-            NotificationTransport(driver), self._targets, self._dispatcher, allow_requeue=True
+            NotificationTransport(driver),
+            self._targets,
+            self._dispatcher,
+            allow_requeue=True,
+            pool=self._pool,
         )
         server.start(override_pool_size=self._threads)
         self._driver = driver

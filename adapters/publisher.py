@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import ssl
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from typing import Any, NoReturn
 from urllib.parse import quote, urlsplit
 
@@ -20,7 +21,7 @@ import oslo_messaging
 from oslo_config import cfg, types
 
 from tintype.adapters import envelope
-from tintype.core.errors import Unavailable
+from tintype.core.errors import Unavailable, Unroutable
 from tintype.core.events import Event
 
 LOG = logging.getLogger(__name__)
@@ -148,17 +149,59 @@ class RabbitPublisher:
         Raises Unavailable when it has not: broker away, blocked (out of memory or disk), refusing
         (queue full), or no queue bound to the topic.
         """
-        key = f"{self._topic_for(event)}.{envelope.priority_of(event.type).lower()}"
+        key = self._key(self._topic_for(event), event)
+        # The default queue that oslo.messaging's publisher declares too: an event that comes before
+        # its first consumer is kept.
+        self._publish(key, event, declare=True, mandatory=True)
+
+    def send(self, event: Event, topic: str, expires: timedelta) -> None:
+        """Put an event into a queue that its receiver has made, to be dropped after so long.
+
+        Raises Unroutable when there is no such queue, Unavailable as `publish` does.
+        """
+        self._publish(self._key(topic, event), event, mandatory=True, expires=expires)
+
+    def spread(self, event: Event, topic: str) -> None:
+        """Send an event to all queues that are bound to a topic, if any. Raises Unavailable."""
+        self._publish(self._key(topic, event), event)
+
+    def _key(self, topic: str, event: Event) -> str:
+        return f"{topic}.{envelope.priority_of(event.type).lower()}"
+
+    def _publish(
+        self,
+        key: str,
+        event: Event,
+        *,
+        declare: bool = False,
+        mandatory: bool = False,
+        expires: timedelta | None = None,
+    ) -> None:
         body = envelope.seal(event, self._publisher_id)
         try:
-            self._send(key, body)
+            producer = self._producer or self._connect()
+            if declare and key not in self._declared:
+                self._declare(key, producer)
+            self._returned.clear()
+            producer.publish(
+                body,
+                exchange=self._exchange,
+                routing_key=key,
+                mandatory=mandatory,
+                delivery_mode=kombu.Exchange.PERSISTENT_DELIVERY_MODE,
+                content_type=envelope.CONTENT_TYPE,
+                content_encoding="utf-8",
+                expiration=expires and expires.total_seconds(),
+                timeout=self._timeout,
+                confirm_timeout=self._timeout,
+            )
         except BROKER_ERRORS as error:
             # A late confirm on this connection would be taken for the next event's.
             self._abandon()
             raise translate(error) from error
         if self._returned:
             self._declared.discard(key)
-            raise translate(self._returned[0])
+            raise Unroutable(f"message bus: {self._returned[0]}")
 
     def close(self) -> None:
         """Disconnect; a later `publish` connects again."""
@@ -167,32 +210,16 @@ class RabbitPublisher:
         if connection is not None:
             connection.release()
 
-    def _send(self, key: str, body: bytes) -> None:
-        producer = self._producer or self._connect()
-        if key not in self._declared:
-            # The default queue that oslo.messaging's publisher declares too: an event that comes
-            # before its first consumer is kept.
-            kombu.Queue(
-                key,
-                exchange=self._exchange,
-                routing_key=key,
-                durable=self._exchange.durable,
-                queue_arguments=self._queue_arguments,
-                channel=producer.channel,
-            ).declare()
-            self._declared.add(key)
-        self._returned.clear()
-        producer.publish(
-            body,
+    def _declare(self, key: str, producer: kombu.Producer) -> None:
+        kombu.Queue(
+            key,
             exchange=self._exchange,
             routing_key=key,
-            mandatory=True,
-            delivery_mode=kombu.Exchange.PERSISTENT_DELIVERY_MODE,
-            content_type=envelope.CONTENT_TYPE,
-            content_encoding="utf-8",
-            timeout=self._timeout,
-            confirm_timeout=self._timeout,
-        )
+            durable=self._exchange.durable,
+            queue_arguments=self._queue_arguments,
+            channel=producer.channel,
+        ).declare()
+        self._declared.add(key)
 
     def _connect(self) -> kombu.Producer:
         """Connect to the first host that answers and begin next time with the one after it."""

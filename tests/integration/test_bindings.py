@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.rabbit import Inbox, Line, until
 from tintype.adapters import hardening
-from tintype.adapters.bindings import Bindings
+from tintype.adapters.bindings import Binding, Bindings
 from tintype.adapters.publisher import transport_url
 
 THEIRS = "theirs"
@@ -155,12 +155,12 @@ def test_hosts_are_tried_in_turn(line: Line, theirs: str) -> None:
         kombu.Queue(line.queue, channel=connection.channel()).declare()
     credentials, _, rest = line.broker.url.removeprefix("rabbit://").partition("@")
     url = f"rabbit://{credentials}@127.0.0.1:1,{credentials}@{rest}"
-    Bindings(url, exchanges=[theirs], queues=[line.queue]).renew()
+    Bindings(url, [Binding(theirs, line.queue, line.queue)]).renew()
     assert send(line, theirs)
 
 
 def test_absent_broker_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    bindings = Bindings("rabbit://u:s3cret@127.0.0.1:1/", exchanges=[THEIRS], queues=["q.info"])
+    bindings = Bindings("rabbit://u:s3cret@127.0.0.1:1/", [Binding(THEIRS, "q.info", "q.info")])
     bindings.renew()
     bindings.renew()
     assert caplog.text.count("not bound") == 1

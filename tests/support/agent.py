@@ -62,7 +62,7 @@ class Witness(ConsumerMixin):
         found = {
             event["payload"]["event_id"]: event["payload"]
             for event in list(self.events)
-            if event["payload"]["request_id"] == request_id
+            if event["payload"].get("request_id") == request_id
             and (not types or event["event_type"] in types)
         }
         return list(found.values())
@@ -96,6 +96,7 @@ class AgentProcess:
         self._starts = 0
         self.witness = Witness(broker, self.exchange)
         self.options: dict[str, dict[str, object]] = {
+            "listener": {"roles": "agent"},
             "agent": {
                 "host": self.host,
                 "state_dir": folder,

@@ -148,4 +148,4 @@ def test_secrets_are_marked() -> None:
         for option in options
         if option.secret
     }
-    assert secret == {"bus.url", "glance.password"}
+    assert secret == {"bus.url", "glance.password", "router.index_url"}

@@ -1,0 +1,180 @@
+"""The router: finds hosts for requests, from an index built of events alone."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+from tintype.adapters import envelope
+from tintype.adapters.clock import SystemClock
+from tintype.adapters.memory_engine import MemoryEngine
+from tintype.adapters.sql_database import Database
+from tintype.adapters.sql_dispatches import SqlDispatches
+from tintype.adapters.sql_index import SqlIndex
+from tintype.agent import make_stores
+from tintype.config import ConfigError, Settings
+from tintype.core.errors import Unavailable
+from tintype.core.ports import Services
+from tintype.core.router import Courier, Patience, Router
+from tintype.handlers import cleanup
+from tintype.schemas import validate
+
+LOG = logging.getLogger(__name__)
+
+SWEEP_SECONDS = 1.0
+"""How often dispatches are looked at that are due."""
+
+OPEN_SECONDS = 5.0
+"""How long a database that is away is left alone."""
+
+HOUSEKEEPING_SECONDS = 300.0
+"""How often what is long past is forgotten."""
+
+STALE_SECONDS = 3600.0
+"""An index that has heard nothing for so long has missed something: agents tell once an hour."""
+
+
+class RouterService:
+    """One router: the index, the dispatches, and the thread that goes on with them."""
+
+    def __init__(
+        self, settings: Settings, courier: Courier, backlog: Callable[[], int | None]
+    ) -> None:
+        """Make the parts; nothing is opened yet.
+
+        `backlog` tells how many events wait to be heard, None while nothing is heard at all; it may
+        raise Unavailable. Raises ConfigError.
+        """
+        group = settings.router
+        try:
+            self.database = Database(settings.index_url)
+        except ValueError as error:
+            raise ConfigError(f"[router] index_url: {error}") from error
+        self.index = SqlIndex(self.database)
+        self._courier = courier
+        self._forget = timedelta(days=group.forget_days)
+        self._hearing = Hearing(backlog, group.grace)
+        self._stores = make_stores(settings, group.stores, "[router] stores")
+        self.router = Router(
+            index=self.index,
+            dispatches=SqlDispatches(self.database),
+            courier=courier,
+            validate=validate,
+            requester_of=envelope.requester_of,
+            services=Services(
+                engine=MemoryEngine(),  # no engine, and so no container, is here
+                stores=self._stores,
+                clock=SystemClock(),
+                host=settings.host,
+                default_stores=tuple(group.stores),
+            ),
+            abort=cleanup.abort,
+            patience=Patience(
+                host=timedelta(seconds=group.host_timeout),
+                unknown=timedelta(seconds=group.unknown_timeout),
+                grace=timedelta(seconds=group.grace),
+                deadline=timedelta(seconds=settings.agent.default_deadline),
+            ),
+            hears_all=self._hearing.complete,
+        )
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="router", daemon=True)
+
+    def start(self, when_open: Callable[[], None]) -> None:
+        """Go on with what is due. `when_open` is called once the index is in shape.
+
+        Does not wait for that: a database that is away is tried again, for as long as it takes.
+        """
+        self._when_open = when_open
+        self._thread.start()
+
+    def on_listening(self) -> None:
+        """Fill an index that is new, or has missed something, now that it gets all events."""
+        while not self._stopping.is_set():
+            try:
+                heard_at = self.index.heard_at()
+                stale = datetime.now(UTC) - timedelta(seconds=STALE_SECONDS)
+                if heard_at is None or datetime.fromisoformat(heard_at) < stale:
+                    LOG.info("the index is new or stale: asking all hosts for their containers")
+                    self.router.ask_for_everything()
+            except Unavailable as error:
+                LOG.warning("hosts are not asked yet: %s", error)
+                self._stopping.wait(SWEEP_SECONDS)
+            else:
+                return
+
+    def stop(self) -> None:
+        """Let another router go on."""
+        self._stopping.set()
+        if self._thread.ident is not None:
+            self._thread.join(10.0)
+        self._courier.close()
+        self.database.close()
+
+    def _open(self) -> bool:
+        """Bring the index into shape; False when the service is stopped first."""
+        while not self._stopping.is_set():
+            try:
+                self.database.upgrade()
+            except Unavailable as error:
+                LOG.error("not routing yet: %s", error)
+                self._stopping.wait(OPEN_SECONDS)
+            else:
+                return True
+        return False
+
+    def _work(self) -> None:
+        if not self._open():
+            return
+        self._when_open()
+        kept_house_at = time.monotonic()
+        while not self._stopping.wait(SWEEP_SECONDS):
+            try:
+                self._hearing.look()
+                self.router.sweep()
+                if time.monotonic() - kept_house_at > HOUSEKEEPING_SECONDS:
+                    kept_house_at = time.monotonic()
+                    before = datetime.now(UTC) - self._forget
+                    self.index.prune(before)
+                    self.router.dispatches.prune(before)
+            except Unavailable as error:
+                LOG.warning("router: %s", error)
+            except Exception:
+                # The thread's edge: a defect with one dispatch must not end the others.
+                LOG.exception("routing broke")
+
+
+class Hearing:
+    """Whether all that hosts have said was heard.
+
+    It was if nothing waits to be heard, and listening has not been interrupted for a while: after
+    an interruption what hosts could not say then comes late.
+    """
+
+    def __init__(self, backlog: Callable[[], int | None], quiet_seconds: float) -> None:
+        self._backlog = backlog
+        self._quiet_seconds = quiet_seconds
+        self._listening_since: float | None = None
+        self._waiting: int | None = None
+
+    def look(self) -> None:
+        """Look at it now; to be done about once a second."""
+        try:
+            self._waiting = self._backlog()
+        except Unavailable:
+            self._waiting = None
+        if self._waiting is None:
+            self._listening_since = None
+        elif self._listening_since is None:
+            self._listening_since = time.monotonic()
+
+    def complete(self) -> bool:
+        """Tell whether all was heard when it was last looked at."""
+        return (
+            self._waiting == 0
+            and self._listening_since is not None
+            and time.monotonic() - self._listening_since >= self._quiet_seconds
+        )
