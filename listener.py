@@ -104,7 +104,7 @@ class RouterOnBus:
     def __init__(self, settings: Settings) -> None:
         """Make the parts. Raises ConfigError."""
         courier = RabbitCourier(make_publisher(settings, "router"), settings.bus.request_topic)
-        self._service = RouterService(settings, courier, self._backlog)
+        self._service = RouterService(settings, courier, self._is_listening, self._backlog)
         router = self._service.router
         self._events = make_listener(
             settings,
@@ -130,14 +130,17 @@ class RouterOnBus:
         self._requests.start()
         LOG.info("the router routes")
 
+    def _is_listening(self) -> bool:
+        return self._events.healthy
+
+    def _backlog(self) -> int:
+        return self._events.backlog()
+
     def stop(self, seconds: float) -> None:
         """Stop taking, then working; what is under way another router goes on with."""
         self._requests.stop(seconds)
         self._events.stop(seconds)
         self._service.stop()
-
-    def _backlog(self) -> int | None:
-        return self._events.backlog() if self._events.healthy else None
 
 
 PARTS: Mapping[str, Callable[[Settings], Part]] = {"agent": AgentOnBus, "router": RouterOnBus}

@@ -41,12 +41,16 @@ class RouterService:
     """One router: the index, the dispatches, and the thread that goes on with them."""
 
     def __init__(
-        self, settings: Settings, courier: Courier, backlog: Callable[[], int | None]
+        self,
+        settings: Settings,
+        courier: Courier,
+        listening: Callable[[], bool],
+        backlog: Callable[[], int],
     ) -> None:
         """Make the parts; nothing is opened yet.
 
-        `backlog` tells how many events wait to be heard, None while nothing is heard at all; it may
-        raise Unavailable. Raises ConfigError.
+        `listening` tells whether events are heard now, `backlog` how many wait to be; it may raise
+        Unavailable. Raises ConfigError.
         """
         group = settings.router
         try:
@@ -56,7 +60,7 @@ class RouterService:
         self.index = SqlIndex(self.database)
         self._courier = courier
         self._forget = timedelta(days=group.forget_days)
-        self._hearing = Hearing(backlog, group.grace)
+        self._ears = Ears(listening, backlog, group.grace)
         self._stores = make_stores(settings, group.stores, "[router] stores")
         self.router = Router(
             index=self.index,
@@ -78,7 +82,7 @@ class RouterService:
                 grace=timedelta(seconds=group.grace),
                 deadline=timedelta(seconds=settings.agent.default_deadline),
             ),
-            hears_all=self._hearing.complete,
+            hearing=self._ears,
         )
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._work, name="router", daemon=True)
@@ -133,7 +137,7 @@ class RouterService:
         kept_house_at = time.monotonic()
         while not self._stopping.wait(SWEEP_SECONDS):
             try:
-                self._hearing.look()
+                self._ears.look()
                 self.router.sweep()
                 if time.monotonic() - kept_house_at > HOUSEKEEPING_SECONDS:
                     kept_house_at = time.monotonic()
@@ -147,34 +151,36 @@ class RouterService:
                 LOG.exception("routing broke")
 
 
-class Hearing:
-    """Whether all that hosts have said was heard.
+class Ears:
+    """The Hearing of a router with a listener.
 
-    It was if nothing waits to be heard, and listening has not been interrupted for a while: after
-    an interruption what hosts could not say then comes late.
+    After an interruption, what hosts could not say in it comes late. So hearing is complete only
+    when nothing waits and listening has gone on for a while.
     """
 
-    def __init__(self, backlog: Callable[[], int | None], quiet_seconds: float) -> None:
+    def __init__(
+        self, listening: Callable[[], bool], backlog: Callable[[], int], quiet_seconds: float
+    ) -> None:
+        self._listening = listening
         self._backlog = backlog
         self._quiet_seconds = quiet_seconds
-        self._listening_since: float | None = None
-        self._waiting: int | None = None
+        self._since: float | None = None
 
     def look(self) -> None:
-        """Look at it now; to be done about once a second."""
+        """Look whether listening goes on; to be called about once a second."""
+        if not self._listening():
+            self._since = None
+        elif self._since is None:
+            self._since = time.monotonic()
+
+    def caught_up(self) -> bool:
+        """Tell whether nothing waits to be heard now."""
         try:
-            self._waiting = self._backlog()
+            return self._listening() and self._backlog() == 0
         except Unavailable:
-            self._waiting = None
-        if self._waiting is None:
-            self._listening_since = None
-        elif self._listening_since is None:
-            self._listening_since = time.monotonic()
+            return False
 
     def complete(self) -> bool:
-        """Tell whether all was heard when it was last looked at."""
-        return (
-            self._waiting == 0
-            and self._listening_since is not None
-            and time.monotonic() - self._listening_since >= self._quiet_seconds
-        )
+        """Tell whether nothing waits, and listening was not interrupted for a while."""
+        quiet = self._since is not None and time.monotonic() - self._since >= self._quiet_seconds
+        return quiet and self.caught_up()

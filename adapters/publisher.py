@@ -140,7 +140,7 @@ class RabbitPublisher:
         self._timeout = timeout
         self._connection: kombu.Connection | None = None
         self._producer: kombu.Producer | None = None
-        self._declared: set[str] = set()
+        self._declared: set[str | None] = set()
         self._returned: list[Exception] = []
 
     def publish(self, event: Event) -> None:
@@ -180,8 +180,7 @@ class RabbitPublisher:
         body = envelope.seal(event, self._publisher_id)
         try:
             producer = self._producer or self._connect()
-            if declare and key not in self._declared:
-                self._declare(key, producer)
+            self._declare(key if declare else None, producer)
             self._returned.clear()
             producer.publish(
                 body,
@@ -210,16 +209,22 @@ class RabbitPublisher:
         if connection is not None:
             connection.release()
 
-    def _declare(self, key: str, producer: kombu.Producer) -> None:
-        kombu.Queue(
-            key,
-            exchange=self._exchange,
-            routing_key=key,
-            durable=self._exchange.durable,
-            queue_arguments=self._queue_arguments,
-            channel=producer.channel,
-        ).declare()
-        self._declared.add(key)
+    def _declare(self, key: str | None, producer: kombu.Producer) -> None:
+        """Make the exchange, and the queue of the key's name if one is given, once a connection."""
+        if key in self._declared:
+            return
+        if key is None:
+            self._exchange(producer.channel).declare()
+        else:
+            kombu.Queue(
+                key,
+                exchange=self._exchange,
+                routing_key=key,
+                durable=self._exchange.durable,
+                queue_arguments=self._queue_arguments,
+                channel=producer.channel,
+            ).declare()
+        self._declared |= {key, None}
 
     def _connect(self) -> kombu.Producer:
         """Connect to the first host that answers and begin next time with the one after it."""

@@ -50,7 +50,7 @@ class Dispatch:
     fault: Fault | None = None
     """Why it failed, as long as that is still to be told."""
     attempts: int = 0
-    """How often telling the fault was begun."""
+    """How often telling the fault was begun; of an open one, how often its host was asked."""
 
 
 class Dispatches(Protocol):

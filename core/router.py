@@ -121,6 +121,16 @@ class Patience:
     """For a host to fetch a cancellation."""
 
 
+class Hearing(Protocol):
+    """What a router knows of its own ears. Never raises."""
+
+    def caught_up(self) -> bool:
+        """Tell whether nothing waits to be heard now."""
+
+    def complete(self) -> bool:
+        """Tell whether all that hosts have said was heard: no interruption for a while, either."""
+
+
 @dataclass(frozen=True, slots=True)
 class Router:
     """Takes requests and events off the bus."""
@@ -136,8 +146,7 @@ class Router:
     abort: Handler
     """Undoes and answers a request: `handlers.cleanup.abort`."""
     patience: Patience
-    hears_all: Callable[[], bool]
-    """Tells whether all that hosts have said was heard."""
+    hearing: Hearing
 
     # Requests
 
@@ -197,9 +206,15 @@ class Router:
             and self._give_up(dispatch, Cancelled(reason))
         ):
             return
+        fault = snapshot and snapshot.payload["fault"]
+        if fault and fault["code"] == Cancelled.code:
+            return  # the same once more
         if host is None or (dispatch is not None and dispatch.state is DispatchState.ENDED):
             raise WrongState(f"/request_id: {request_id} has ended already")
-        self._cancel(host, request_id, reason)
+        try:
+            self._cancel(host, request_id, reason)
+        except Unroutable as error:
+            raise Refused(f"host {host!r} cannot be told to stop {request_id}: {error}") from error
 
     def _cancel(self, host: str, request_id: str, reason: str, **fields: Any) -> None:
         """Have a host stop a request; whether it may be stopped was looked at here."""
@@ -242,15 +257,24 @@ class Router:
             self._answer(dispatch, now)
         elif dispatch.state is DispatchState.PARKED:
             self._route(dispatch, now)
+        elif dispatch.attempts == 0:
+            self._inquire(dispatch, now)
         else:
             accepted = dispatch.state is DispatchState.ACCEPTED
             until = dispatch.deadline if accepted else dispatch.accept_by
             words = "end" if accepted else "take"
-            self._give_up_unless_heard(
-                dispatch,
-                TimedOut(f"host {dispatch.host!r} did not {words} the request by {until}"),
-                now,
-            )
+            silent = TimedOut(f"host {dispatch.host!r} did not {words} the request by {until}")
+            self._give_up_unless_heard(dispatch, silent, now)
+
+    def _inquire(self, dispatch: Dispatch, now: datetime) -> None:
+        """Ask a silent host once before it is given up: its word may have got lost on the way."""
+        asked = replace(dispatch, attempts=1, due=now + self.patience.grace)
+        if self.dispatches.replace(asked, dispatch.state):
+            question = Event(EXISTS_REQUEST, {"container": dispatch.container_uuid}, ROUTER)
+            try:
+                self.courier.to_host(str(dispatch.host), question, self.patience.grace)
+            except Unroutable as error:
+                LOG.info("request %s: %s", dispatch.request_id, error)
 
     def _route(self, dispatch: Dispatch, now: datetime, *, ask: bool = False) -> None:
         """Send a parked request to its host, once that is known; `ask` agents while it is not."""
@@ -265,7 +289,7 @@ class Router:
                 self.index.find(dispatch.request.payload["container"]), dispatch.request
             )
         except (NotFound, WrongState) as error:
-            if now >= dispatch.received_at + self.patience.unknown:
+            if now >= dispatch.received_at + self.patience.unknown and self.hearing.caught_up():
                 self._give_up(dispatch, error)
                 return
             # A container that was just made or started may not have been told of yet.
@@ -298,7 +322,7 @@ class Router:
 
     def _give_up_unless_heard(self, dispatch: Dispatch, error: TintypeError, now: datetime) -> None:
         """Give a silent host up, but only when it is sure to be silent."""
-        if self.hears_all():
+        if self.hearing.complete():
             self._give_up(dispatch, error)
         else:
             self.dispatches.replace(replace(dispatch, due=now + SOON), dispatch.state)
@@ -307,7 +331,9 @@ class Router:
         """End a request with an error; False when something else became of it meanwhile."""
         now = self.services.clock.now()
         fault = Fault.of(error, ACCEPTED)
-        ended = replace(dispatch, state=DispatchState.ENDED, fault=fault, due=now + LEASE)
+        ended = replace(
+            dispatch, state=DispatchState.ENDED, fault=fault, due=now + LEASE, attempts=0
+        )
         if not self.dispatches.replace(ended, dispatch.state):
             return False
         LOG.warning("request %s: %s", dispatch.request_id, error)
@@ -428,7 +454,7 @@ class Router:
             return  # the answer to a message that was refused, whatever request it named
         if kind != COMMIT_ACCEPTED:
             self.index.note([SnapshotRecord.read(message)])
-        if kind in OUTCOMES:
+        if kind in OUTCOMES or (kind == SNAPSHOT_EXISTS and payload["finished_at"] is not None):
             self.dispatches.heard(request_id, DispatchState.ENDED, self.services.clock.now())
         elif kind in (COMMIT_ACCEPTED, SNAPSHOT_START):
             dispatch = self.dispatches.get(request_id)

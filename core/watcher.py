@@ -262,18 +262,17 @@ class Watcher:
         now = self._services.clock.now()
         with self._lock:
             asked = set(self._asked)
+        for ident in asked - {None}:
+            self._tell_of(str(ident), now)
         if None in asked or self._pass_due is None or now >= self._pass_due:
             self._pass_due = now + self._exists
             try:
                 self._pass(now)
                 if None in asked:
-                    self._tell_of_snapshots(now)
+                    self._tell_of_snapshots(self._watched.snapshots(), now)
             except BaseException:
                 self._pass_due = None
                 raise
-        else:
-            for ident in asked:
-                self._tell_of(str(ident), now)
         with self._lock:
             self._asked -= asked
         self._look_at_schedules(now)
@@ -301,6 +300,15 @@ class Watcher:
         return described
 
     def _tell_of(self, ident: str, now: datetime) -> None:
+        """Tell of one container and its snapshots, if there are any."""
+        self._tell_of_snapshots(
+            [
+                event
+                for event in self._watched.snapshots()
+                if ident in (event.payload["container_uuid"], event.payload["engine_container_id"])
+            ],
+            now,
+        )
         with self._lock:
             try:
                 container: Container = self._engine.inspect(ident)
@@ -309,7 +317,7 @@ class Watcher:
             known = self._teller.describe(container)
             self._record([self._teller.exists(known, now)], {container.engine_id: known})
 
-    def _tell_of_snapshots(self, now: datetime) -> None:
+    def _tell_of_snapshots(self, snapshots: Sequence[Event], now: datetime) -> None:
         """Tell how every snapshot stands, without a word that could be taken for its outcome."""
         again = [
             Event(
@@ -318,10 +326,11 @@ class Watcher:
                 event.requester,
                 derived_id(event.payload["request_id"], SNAPSHOT_EXISTS, now.isoformat()),
             )
-            for event in self._watched.snapshots()
+            for event in snapshots
         ]
-        self._log.observe(again, {})
-        self._watched.recorded()
+        if again:
+            self._log.observe(again, {})
+            self._watched.recorded()
 
     # Schedules
 
