@@ -22,27 +22,44 @@ ADAPTERS: Mapping[str, frozenset[str]] = {
     "tintype.adapters.bindings": frozenset({"amqp", "kombu"}),
     "tintype.adapters.bus": frozenset({"oslo_messaging"}),
     "tintype.adapters.clock": frozenset(),
+    "tintype.adapters.courier": frozenset(),
+    "tintype.adapters.cron": frozenset({"cronsim"}),
     "tintype.adapters.directory": frozenset(),
     "tintype.adapters.docker_client": frozenset({"docker", "requests"}),
     "tintype.adapters.docker_container": frozenset(),
     "tintype.adapters.docker_engine": frozenset({"docker"}),
     "tintype.adapters.docker_errors": frozenset({"docker", "requests", "urllib3"}),
+    "tintype.adapters.docker_events": frozenset({"requests"}),
     "tintype.adapters.docker_freezer": frozenset({"docker"}),
     "tintype.adapters.envelope": frozenset(),
     "tintype.adapters.frames": frozenset({"amqp"}),
     "tintype.adapters.glance": frozenset({"openstack", "keystoneauth1", "requests"}),
     "tintype.adapters.hardening": frozenset({"amqp", "kombu", "oslo_messaging"}),
     "tintype.adapters.memory_bus": frozenset(),
+    "tintype.adapters.memory_courier": frozenset(),
     "tintype.adapters.memory_engine": frozenset(),
+    "tintype.adapters.memory_events": frozenset(),
     "tintype.adapters.memory_store": frozenset(),
+    "tintype.adapters.migrations": frozenset(),
+    "tintype.adapters.migrations.env": frozenset({"alembic"}),
+    "tintype.adapters.migrations.versions": frozenset(),
+    "tintype.adapters.migrations.versions.0001_index": frozenset({"alembic", "sqlalchemy"}),
     "tintype.adapters.openstack_access": frozenset({"openstack", "keystoneauth1"}),
     "tintype.adapters.openstack_errors": frozenset(
         {"openstack", "keystoneauth1", "requests", "urllib3"}
     ),
     # oslo.config: TransportURL.parse wants a configuration, and is given an empty one of its own.
     "tintype.adapters.publisher": frozenset({"amqp", "kombu", "oslo_config", "oslo_messaging"}),
+    "tintype.adapters.rules_file": frozenset(),
     "tintype.adapters.send_once": frozenset(),
+    "tintype.adapters.sql_database": frozenset({"alembic", "sqlalchemy"}),
+    "tintype.adapters.sql_dispatches": frozenset({"sqlalchemy"}),
+    "tintype.adapters.sql_engine": frozenset({"sqlalchemy"}),
+    "tintype.adapters.sql_errors": frozenset({"sqlalchemy"}),
+    "tintype.adapters.sql_index": frozenset({"sqlalchemy"}),
+    "tintype.adapters.sql_tables": frozenset({"sqlalchemy"}),
     "tintype.adapters.sqlite_journal": frozenset(),
+    "tintype.adapters.sqlite_watch_log": frozenset(),
 }
 """An adapter's one SDK: the package, and those beneath it whose exceptions and types it shows."""
 
@@ -55,7 +72,7 @@ OTHERS: Mapping[str, frozenset[str]] = {
 }
 """The other modules that import something that is neither ours nor Python's."""
 
-COMPOSERS = frozenset({"listener", "api", "cli", "embedded"})
+COMPOSERS = frozenset({"agent", "router", "listener", "api", "cli", "embedded"})
 """The modules that put the parts together, and so know them."""
 
 INNER: Mapping[str, frozenset[str]] = {

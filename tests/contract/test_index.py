@@ -1,0 +1,390 @@
+"""What every Index does, in memory and on each database, whatever comes in whatever order."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.support.databases import empty
+from tintype.adapters.sql_database import Database
+from tintype.adapters.sql_index import BATCH, SqlIndex
+from tintype.adapters.sql_tables import DIGESTED, key_of
+from tintype.core.errors import Unavailable
+from tintype.core.index import ContainerRecord, Sighting, SnapshotRecord, moment
+
+START = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+HOSTILE = ("", " ", "a\0b", "\ud800", "é \U0001f600", "x" * 5000, "%", "_", "'\"\\", "a ", "A", "a")
+THREADS = 4
+T = TypeVar("T")
+
+through_databases = settings(
+    deadline=None,
+    max_examples=12,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+"""Each example begins with empty tables, so that one fixture may serve them all."""
+
+
+@pytest.fixture
+def index(database: Database) -> SqlIndex:
+    return SqlIndex(database)
+
+
+def at(seconds: float) -> str:
+    text = moment(START + timedelta(seconds=seconds))
+    assert text is not None
+    return text
+
+
+def seen(
+    uuid: str, seconds: float = 0, event_id: str = "e", *, deleted: bool = False, **facts: Any
+) -> Sighting:
+    return Sighting(uuid, at(seconds), event_id, facts, deleted)
+
+
+def told(
+    request_id: str, seconds: float = 0, event_id: str = "e", *, ended: bool = False, **payload: Any
+) -> SnapshotRecord:
+    return SnapshotRecord(request_id, (ended, at(seconds), event_id), payload)
+
+
+def uuids(records: Iterable[ContainerRecord]) -> list[str]:
+    return [record.uuid for record in records]
+
+
+# Containers
+
+
+def test_a_container_is_what_was_told_of_it(index: SqlIndex) -> None:
+    labels = {"a": "1", "b": "2"}
+    index.sight([seen("u-1", 1, "e-1", name="web", host="h", labels=labels, state="Running")])
+
+    record = index.container("u-1")
+    assert record == ContainerRecord("u-1").merged(
+        seen("u-1", 1, "e-1", name="web", host="h", labels=labels, state="Running")
+    )
+    assert record is not None
+    assert (record.name, record.host, record.facts["labels"]) == ("web", "h", labels)
+    assert index.containers() == [record]
+
+
+def test_each_fact_is_the_latest_of_its_kind(index: SqlIndex) -> None:
+    index.sight([seen("u", 5, name="new", host="a"), seen("u", 1, name="old", image="i")])
+    index.sight([seen("u", 3, host="b")])
+
+    record = index.container("u")
+    assert record is not None
+    assert dict(record.facts) == {"name": "new", "host": "a", "image": "i"}
+    assert record.heard_at == at(5)
+
+
+def test_nothing_told_changes_nothing(index: SqlIndex) -> None:
+    index.sight([])
+    index.note([])
+    assert (index.containers(), index.snapshots(), index.heard_at()) == ([], [], None)
+    assert index.container("u") is None
+    assert index.snapshot("r") is None
+
+
+def test_a_deletion_is_final(index: SqlIndex) -> None:
+    index.sight([seen("u", 1, name="web", engine_id="abc")])
+    index.sight([seen("u", 2, deleted=True)])
+    index.sight([seen("u", 9, name="web", state="Running")])
+
+    record = index.container("u")
+    assert record is not None
+    assert (record.deleted_at, record.heard_at) == (at(2), at(9))
+    assert index.containers() == []
+    assert [index.find(ident) for ident in ("u", "web", "abc", "ab")] == [[]] * 4
+
+
+def test_a_deletion_may_come_first(index: SqlIndex) -> None:
+    index.sight([seen("u", 2, deleted=True)])
+    index.sight([seen("u", 1, name="web")])
+    assert index.find("web") == []
+
+
+def test_living_containers_come_by_uuid(index: SqlIndex) -> None:
+    index.sight([seen(uuid) for uuid in ("b", "C", "a", "d\0")])
+    assert uuids(index.containers()) == ["a", "b", "c", "d\0"]
+
+
+def test_more_than_a_statement_holds_goes_in_at_once(index: SqlIndex) -> None:
+    many = [seen(f"u-{number:05}", number) for number in range(2 * BATCH + 1)]
+    index.sight(many)
+    index.sight([seen(one.uuid, 9999, name="again") for one in many])
+    assert {record.name for record in index.containers()} == {"again"}
+    assert len(index.containers()) == len(many)
+
+
+# Finding
+
+
+def test_a_uuid_or_engine_id_is_found_before_a_name_and_a_name_before_a_start(
+    index: SqlIndex,
+) -> None:
+    index.sight([seen("abc1", engine_id="e1"), seen("u-2", engine_id="abc1ff")])
+    index.sight([seen("u-3", name="abc1"), seen("u-4", engine_id="abc"), seen("u-5", name="abc")])
+
+    assert uuids(index.find("abc1")) == ["abc1"]
+    assert uuids(index.find("e1")) == ["abc1"]
+    assert uuids(index.find("abc")) == ["u-4"]
+    assert uuids(index.find("abc1f")) == ["u-2"]
+    assert uuids(index.find("ab")) == ["u-2", "u-4"]
+
+
+def test_a_name_may_stand_for_several(index: SqlIndex) -> None:
+    index.sight([seen("u-2", name="web"), seen("u-1", name="web"), seen("u-3", name="Web")])
+    assert uuids(index.find("web")) == ["u-1", "u-2"]
+
+
+def test_a_uuid_is_found_in_either_case_and_a_name_in_its_own(index: SqlIndex) -> None:
+    index.sight([seen("ABC-def", name="Web", engine_id="Ef")])
+    assert uuids(index.find("AbC-DeF")) == uuids(index.find("Web")) == ["abc-def"]
+    assert index.find("web") == []
+    assert index.find("ef") == []
+    assert index.container("ABC-DEF") == index.container("abc-def") is not None
+
+
+@pytest.mark.parametrize("ident", ["", "%", "_", "a%", "ab_", "[a]", "ab*", "g", "AB", "ab\0", "b"])
+def test_only_the_start_of_an_engine_id_is_searched_by(index: SqlIndex, ident: str) -> None:
+    index.sight([seen("u", engine_id="abcd", name="web")])
+    assert index.find(ident) == []
+
+
+@pytest.mark.parametrize("start", ["9", "f", "af", "a9", "aff", "0"])
+def test_every_start_ends_where_the_next_begins(index: SqlIndex, start: str) -> None:
+    ids = ["0", "00", "1", "9", "99", "9f", "a", "a9", "a90", "aa", "af", "aff", "b", "f", "ff"]
+    index.sight([seen(f"u-{one}", engine_id=f"{one}x") for one in ids])
+    assert uuids(index.find(start)) == [f"u-{one}" for one in ids if one.startswith(start)]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_any_text_is_kept_and_found(index: SqlIndex, name: str) -> None:
+    others = [other for other in (*HOSTILE, key_of(name), DIGESTED) if other != name]
+    index.sight([seen(f"u-{number}", name=other) for number, other in enumerate(others)])
+    index.sight([seen(name, 1, name, name=name, engine_id=name, labels={name: name})])
+
+    record = index.container(name)
+    assert record is not None
+    assert (record.uuid, record.name) == (name.lower(), name)
+    assert record.facts["labels"] == {name: name}
+    assert [found.name for found in index.find(name)] == [name]
+
+
+@pytest.mark.parametrize("text", [*HOSTILE, DIGESTED, "~"])
+def test_two_texts_never_have_the_same_key(text: str) -> None:
+    assert key_of(text) == text or key_of(key_of(text)) != key_of(text)
+    assert len(key_of(text)) <= 255
+
+
+# Snapshots
+
+
+def test_a_snapshot_stands_as_its_latest_event_says(index: SqlIndex) -> None:
+    index.note([told("r-1", 1, percent=10), told("r-1", 2, percent=20)])
+    index.note([told("r-1", 1, percent=15)])
+    assert index.snapshot("r-1") == told("r-1", 2, percent=20)
+
+
+def test_an_outcome_is_above_all_else(index: SqlIndex) -> None:
+    index.note([told("r-2", 1, ended=True, status="active"), told("r-1", 1)])
+    index.note([told("r-2", 9, percent=99)])
+    assert index.snapshots() == [told("r-1", 1), told("r-2", 1, ended=True, status="active")]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_snapshot_may_say_anything(index: SqlIndex, text: str) -> None:
+    record = told(text, 1, text, **{f"k{text}": [text, None, {text: 1.5}]})
+    index.note([record])
+    assert index.snapshot(text) == record
+
+
+# Several routers
+
+
+def test_nothing_that_is_told_at_the_same_time_is_lost(index: SqlIndex) -> None:
+    start = threading.Barrier(2 * THREADS)
+
+    def tell(name: int) -> None:
+        start.wait()
+        for number in range(10):
+            index.sight([seen("u", number, **{f"fact-{name}-{number}": "told"})])
+            index.note([told("r", 10 * name + number)])
+
+    with ThreadPoolExecutor(2 * THREADS) as pool:
+        list(pool.map(tell, range(2 * THREADS)))
+    record = index.container("u")
+    assert record is not None
+    assert len(record.facts) == 20 * THREADS
+    assert index.snapshot("r") == told("r", 20 * THREADS - 1)
+
+
+def test_batches_in_opposite_orders_do_not_block_each_other(index: SqlIndex) -> None:
+    uuids = [f"u-{number}" for number in range(20)]
+
+    def tell(name: int) -> None:
+        turned = uuids[::-1] if name % 2 else uuids
+        for number in range(5):
+            index.sight([seen(uuid, number, f"e-{name}", name=str(name)) for uuid in turned])
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(tell, range(THREADS)))
+    assert {record.name for record in index.containers()} == {str(THREADS - 1)}
+
+
+# Forgetting
+
+
+def test_what_was_not_heard_of_since_is_forgotten(index: SqlIndex) -> None:
+    index.sight([seen("old", 1), seen("gone", 1, deleted=True), seen("heard", 9)])
+    index.sight([seen("buried", 1, deleted=True), seen("buried", 9)])
+    index.note([told("r-old", 1, ended=True), told("r-open", 1), told("r-new", 9, ended=True)])
+    assert index.heard_at() == at(9)
+
+    assert index.prune(START + timedelta(seconds=5)) == 3
+    assert uuids(index.containers()) == ["heard"]
+    assert (index.container("gone"), index.container("old")) == (None, None)
+    assert index.container("buried") is not None
+    assert [record.request_id for record in index.snapshots()] == ["r-new", "r-open"]
+    assert index.prune(START + timedelta(seconds=5)) == 0
+
+
+def test_the_moment_to_forget_before_may_be_of_any_zone(index: SqlIndex) -> None:
+    index.sight([seen("u", 0)])
+    zone = datetime.fromisoformat("2026-01-02T12:04:05.678901+09:00")
+    assert index.prune(zone) == 0
+    assert index.prune(zone + timedelta(microseconds=1)) == 1
+
+
+def test_another_router_sees_the_same(new_url: str) -> None:
+    with closing(Database(new_url)) as one, closing(Database(new_url)) as other:
+        one.upgrade()
+        other.upgrade()
+        SqlIndex(one).sight([seen("u", name="web")])
+        assert uuids(SqlIndex(other).find("web")) == ["u"]
+        SqlIndex(other).close()
+        assert uuids(SqlIndex(other).find("web")) == ["u"]
+
+
+def test_a_database_without_tables_is_unavailable(new_url: str) -> None:
+    with closing(Database(new_url)) as database, pytest.raises(Unavailable, match="database"):
+        SqlIndex(database).sight([seen("u")])
+
+
+# Any order, any number of times
+
+texts = st.sampled_from(HOSTILE) | st.text(max_size=5)
+moments = st.integers(0, 3).map(at)
+facts = st.dictionaries(st.sampled_from(["host", "engine_id", "name", "state"]), texts, max_size=4)
+labels = st.dictionaries(texts, texts, max_size=2).map(lambda value: {"labels": value})
+sightings = st.builds(
+    Sighting,
+    uuid=st.sampled_from(["u-1", "u-2", "u\0"]),
+    at=moments,
+    event_id=st.sampled_from(["e-1", "e-2"]),
+    facts=st.builds(lambda one, two: {**one, **two}, facts, labels | st.just({})),
+    deleted=st.integers(0, 9).map(lambda number: number == 0),
+)
+snapshots = st.builds(
+    SnapshotRecord,
+    request_id=st.sampled_from(["r-1", "r-2"]),
+    rank=st.tuples(st.booleans(), moments, st.sampled_from(["e-1", "e-2"])),
+    payload=st.dictionaries(texts, texts, max_size=2),
+)
+seeds = st.integers(0, 2**32)
+
+
+def shuffled(things: Sequence[T], seed: int) -> list[T]:
+    """Return the same in another order, some of it more than once."""
+    chance = random.Random(seed)
+    again = [thing for thing in things for _ in range(chance.choice((1, 1, 2, 3)))]
+    chance.shuffle(again)
+    return again
+
+
+def merged(things: Iterable[Sighting]) -> dict[str, ContainerRecord]:
+    records: dict[str, ContainerRecord] = {}
+    for one in things:
+        records[one.uuid] = records.get(one.uuid, ContainerRecord(one.uuid)).merged(one)
+    return records
+
+
+def latest(things: Iterable[SnapshotRecord]) -> dict[str, SnapshotRecord]:
+    records: dict[str, SnapshotRecord] = {}
+    for one in things:
+        records[one.request_id] = records.get(one.request_id, one).latest(one)
+    return records
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(sightings, max_size=12), seeds)
+def test_records_do_not_depend_on_the_order(things: list[Sighting], seed: int) -> None:
+    assert merged(shuffled(things, seed)) == merged(things)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(snapshots, max_size=8), seeds)
+def test_latest_does_not_depend_on_the_order(things: list[SnapshotRecord], seed: int) -> None:
+    assert latest(shuffled(things, seed)) == latest(things)
+
+
+@through_databases
+@given(st.lists(sightings, max_size=10), st.lists(snapshots, max_size=6), seeds)
+def test_rows_do_not_depend_on_the_order(
+    database: Database, things: list[Sighting], notes: list[SnapshotRecord], seed: int
+) -> None:
+    empty(database)
+    index = SqlIndex(database)
+    in_parts(index.sight, shuffled(things, seed), seed)
+    in_parts(index.note, shuffled(notes, seed), seed)
+    assert_holds(index, things, notes)
+
+
+@through_databases
+@given(st.lists(sightings, min_size=4, max_size=12), st.lists(snapshots, max_size=6), seeds)
+def test_routers_at_the_same_time_come_to_the_same_rows(
+    database: Database, things: list[Sighting], notes: list[SnapshotRecord], seed: int
+) -> None:
+    empty(database)
+    index = SqlIndex(database)
+    with ThreadPoolExecutor(THREADS) as pool:
+        # Each thing is told by one of them alone: what it told must not be lost.
+        jobs = [
+            pool.submit(in_parts, method, shuffled(part[number::THREADS], seed), seed)
+            for number in range(THREADS)
+            for method, part in ((index.sight, things), (index.note, notes))
+        ]
+    for job in jobs:
+        job.result()
+    assert_holds(index, things, notes)
+
+
+def in_parts(method: Callable[[Sequence[Any]], None], things: Sequence[Any], seed: int) -> None:
+    """Call a method with a few at a time."""
+    chance = random.Random(seed)
+    rest = list(things)
+    while rest:
+        count = chance.randint(1, 4)
+        method(rest[:count])
+        rest = rest[count:]
+
+
+def assert_holds(
+    index: SqlIndex, things: Sequence[Sighting], notes: Sequence[SnapshotRecord]
+) -> None:
+    records = merged(things)
+    assert {uuid: index.container(uuid) for uuid in records} == records
+    living = sorted(uuid for uuid, record in records.items() if record.deleted_at is None)
+    assert uuids(index.containers()) == living
+    assert {one.request_id: one for one in index.snapshots()} == latest(notes)
+    assert index.heard_at() == max((one.at for one in things), default=None)
