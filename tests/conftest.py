@@ -10,10 +10,12 @@ from pathlib import Path
 import tintype.adapters  # noqa: F401 - chooses oslo.service's backend before oslo.messaging comes
 
 pytest_plugins = [
+    "tests.support.databases",
     "tests.support.docker",
     "tests.support.openstack",
     "tests.support.rabbit",
-    "tests.support.agent",  # last, for it imports from the others
+    "tests.support.agent",  # these two last, for they import from the others
+    "tests.support.fleet",
 ]
 
 _STACK = Path(os.environ.get("TINTYPE_STACK_DIR") or Path(__file__).parents[1] / ".stack")
