@@ -183,6 +183,7 @@ def main(argv: list[str] | None = None) -> int:
         level=logging.DEBUG if arguments.debug else logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
         settings = load([str(path) for path in arguments.config_file])
         serve(settings, make_parts(settings))

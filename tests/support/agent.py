@@ -23,6 +23,7 @@ from tests.support.rabbit import Broker, until
 from tintype.adapters.docker_engine import DockerEngine
 from tintype.adapters.publisher import RabbitPublisher
 from tintype.adapters.sqlite_journal import SqliteJournal
+from tintype.core.errors import Unavailable
 from tintype.core.events import COMMIT_REQUEST, OUTCOMES, Event, Requester
 from tintype.schemas import validate
 
@@ -78,55 +79,21 @@ class Witness(ConsumerMixin):
         self.connection.release()
 
 
-class AgentProcess:
-    """One host: its configuration and journal, and a listener that can be killed and restarted."""
+class ListenerProcess:
+    """A `tintype-listener`, with its configuration, that can be killed and restarted."""
 
-    def __init__(
-        self, folder: Path, broker: Broker, cloud: Cloud, engine_url: str, *, log: Path
-    ) -> None:
-        name = uuid.uuid4().hex[:8]
-        self.host = f"host-{name}"
-        self.exchange = f"tintype-{name}"
-        self.requests = f"requests-{name}"
+    def __init__(self, folder: Path, host: str) -> None:
         self.folder = folder
-        self.broker = broker
-        self._log = log
-        self._engine_url = engine_url
+        self.host = host
+        self.options: dict[str, dict[str, object]] = {}
         self.process: subprocess.Popen[bytes] | None = None
+        self._log = folder / f"{host}.log"
         self._starts = 0
-        self.witness = Witness(broker, self.exchange)
-        self.options: dict[str, dict[str, object]] = {
-            "listener": {"roles": "agent"},
-            "agent": {
-                "host": self.host,
-                "state_dir": folder,
-                "stores": "glance,directory",
-                "retry_first": 0.2,
-                "retry_longest": 2,
-                "poll_interval": 0.2,
-                "graceful_timeout": 20,
-            },
-            "bus": {
-                "url": broker.url,
-                "exchange": self.exchange,
-                "listen_exchanges": self.exchange,
-                "request_topic": self.requests,
-            },
-            "engine": {"url": engine_url},
-            "glance": {
-                "auth_url": cloud.service.auth_url,
-                "username": cloud.service.username,
-                "password": cloud.service.password,
-                "project_name": cloud.service.project_name,
-                "endpoint_override": cloud.service.endpoint_override,
-            },
-            "directory": {"path": folder / "images"},
-        }
 
     @property
     def config(self) -> Path:
         """Write the configuration and return its file."""
-        path = self.folder / "tintype.conf"
+        path = self.folder / f"{self.host}.conf"
         lines = []
         for group, options in self.options.items():
             lines.append(f"[{group}]")
@@ -151,6 +118,10 @@ class AgentProcess:
                 env={**os.environ, "PYTHONPATH": ""},
             )
 
+    def await_up(self) -> None:
+        """Wait until the listener is up."""
+        until(lambda: self.log().count(LISTENING) == self._starts, f"{self.host} to be up")
+
     def kill(self) -> None:
         """Kill -9, as a power cut would."""
         assert self.process is not None
@@ -160,7 +131,7 @@ class AgentProcess:
     def stop(self) -> int:
         """Stop a listener that is up as an operator does; return the exit code."""
         assert self.process is not None
-        until(lambda: self.log().count(LISTENING) == self._starts, "the listener to be up")
+        self.await_up()
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout=120)
 
@@ -168,40 +139,110 @@ class AgentProcess:
         """Whether the process is gone."""
         return self.process is not None and self.process.poll() is not None
 
-    def request(self, container: str, requester: Requester | None = None, **fields: Any) -> str:
-        """Publish a commit request on the host's topic and return its id."""
-        request_id = fields.pop("request_id", None) or str(uuid.uuid4())
-        payload = {
-            "container": container,
-            "image_name": "test/snapshot",
-            "request_id": request_id,
-            **fields,
-        }
-        publisher = RabbitPublisher(
-            self.broker.url,
-            exchange=self.exchange,
-            topic=f"{self.requests}.{self.host}",
-            publisher_id="test",
-        )
-        publisher.publish(Event(COMMIT_REQUEST, payload, requester or Requester(), request_id))
-        publisher.close()
-        return request_id
-
     def log(self) -> str:
         """Return what the listener has logged."""
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
     def close(self) -> None:
-        """Stop whatever still runs, and remove what a failed test has left on the engine."""
+        """End what still runs."""
         if self.process is not None and not self.died():
             self.kill()
+
+
+def bus_options(broker: Broker, exchange: str, requests: str) -> dict[str, object]:
+    """Return what a listener needs to know of the bus."""
+    return {
+        "url": broker.url,
+        "exchange": exchange,
+        "listen_exchanges": exchange,
+        "request_topic": requests,
+    }
+
+
+def glance_options(cloud: Cloud) -> dict[str, object]:
+    """Return what a listener needs to know of Glance."""
+    return {
+        "auth_url": cloud.service.auth_url,
+        "username": cloud.service.username,
+        "password": cloud.service.password,
+        "project_name": cloud.service.project_name,
+        "endpoint_override": cloud.service.endpoint_override,
+    }
+
+
+def send_request(
+    broker: Broker, exchange: str, topic: str, payload: dict[str, Any], who: Requester
+) -> str:
+    """Publish a commit request, or what else its `event_type` says, and return its id.
+
+    Tries again while the broker is away, as a sender has to that wants to be heard.
+    """
+    event_type = payload.pop("event_type", COMMIT_REQUEST)
+    request_id = payload.setdefault("request_id", str(uuid.uuid4()))
+    publisher = RabbitPublisher(broker.url, exchange=exchange, topic=topic, publisher_id="test")
+    event = Event(event_type, payload, who, str(uuid.uuid4()))
+
+    def sent() -> bool:
+        try:
+            publisher.publish(event)
+        except Unavailable:
+            return False
+        return True
+
+    until(sent, "the broker to take a request")
+    publisher.close()
+    return str(request_id)
+
+
+def clear_engine(state_dir: Path, engine_url: str) -> None:
+    """Remove what a failed test's agent has left on the engine."""
+    journal = SqliteJournal(state_dir / "journal.sqlite")
+    engine = DockerEngine(engine_url, instance=journal.instance)
+    for owner in engine.owners():
+        engine.discard(owner)
+    engine.close()
+    journal.close()
+
+
+class AgentProcess(ListenerProcess):
+    """One host: its configuration and journal, a listener, and a witness of all that it says."""
+
+    def __init__(self, folder: Path, broker: Broker, cloud: Cloud, engine_url: str) -> None:
+        name = uuid.uuid4().hex[:8]
+        super().__init__(folder, f"host-{name}")
+        self.exchange = f"tintype-{name}"
+        self.requests = f"requests-{name}"
+        self.broker = broker
+        self._engine_url = engine_url
+        self.witness = Witness(broker, self.exchange)
+        self.options = {
+            "listener": {"roles": "agent"},
+            "agent": {
+                "host": self.host,
+                "state_dir": folder,
+                "stores": "glance,directory",
+                "retry_first": 0.2,
+                "retry_longest": 2,
+                "poll_interval": 0.2,
+                "graceful_timeout": 20,
+            },
+            "bus": bus_options(broker, self.exchange, self.requests),
+            "engine": {"url": engine_url},
+            "glance": glance_options(cloud),
+            "directory": {"path": folder / "images"},
+        }
+
+    def request(self, container: str, requester: Requester | None = None, **fields: Any) -> str:
+        """Publish a commit request on the host's topic and return its id."""
+        payload = {"container": container, "image_name": "test/snapshot", **fields}
+        topic = f"{self.requests}.{self.host}"
+        return send_request(self.broker, self.exchange, topic, payload, requester or Requester())
+
+    def close(self) -> None:
+        """Stop whatever still runs, and remove what a failed test has left on the engine."""
+        super().close()
         self.witness.stop()
-        journal = SqliteJournal(self.folder / "journal.sqlite")
-        engine = DockerEngine(self._engine_url, instance=journal.instance)
-        for owner in engine.owners():
-            engine.discard(owner)
-        engine.close()
-        journal.close()
+        clear_engine(self.folder, self._engine_url)
 
 
 def left_on(client: DockerClient, *request_ids: str) -> list[str]:
@@ -213,7 +254,7 @@ def left_on(client: DockerClient, *request_ids: str) -> list[str]:
 @pytest.fixture
 def agent(tmp_path: Path, broker: Broker, cloud: Cloud, engine_url: str) -> Iterator[AgentProcess]:
     """A host with a listener that is not started yet."""
-    agent = AgentProcess(tmp_path, broker, cloud, engine_url, log=tmp_path / "listener.log")
+    agent = AgentProcess(tmp_path, broker, cloud, engine_url)
     yield agent
     agent.close()
     print(agent.log())  # pytest shows it where a test fails
