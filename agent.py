@@ -239,5 +239,8 @@ class Agent:
 
 
 def _or_default(requester: Requester, fallback: Requester) -> Requester:
-    """Return the requester, or the configured one when the message names no project."""
-    return requester if requester.project_id is not None else fallback
+    """Return the requester, or the configured one when the message names no project.
+
+    An admin without a project, as routers are, stays one.
+    """
+    return fallback if requester.project_id is None and not requester.is_admin else requester

@@ -42,7 +42,12 @@ def serve(settings: Settings) -> None:
         for store in agent.stores.values():
             store.check()
 
-    app = create_app(bus.publish, agent.engine.inspect, agent.journal.snapshot, check)
+    def submit(event: Event) -> None:
+        # What is wrong with a request that comes over HTTP is its sender's to hear at once.
+        agent.intake.take(_message(event))
+        bus.publish(event)
+
+    app = create_app(submit, agent.engine.inspect, agent.journal.snapshot, check)
     listening = socket.create_server((settings.api.host, settings.api.port))
     server = waitress.create_server(app, sockets=[listening], threads=4, ident=None)
     stop = threading.Event()
@@ -62,9 +67,13 @@ def serve(settings: Settings) -> None:
 
 
 def _feed(agent: Agent, event: Event) -> None:
-    """Take a request in; what is wrong with it is the publisher's to hear."""
+    """Take a request in, a trigger's for example; what is wrong with it is told on the bus."""
     if event.type == COMMIT_REQUEST:
-        agent.intake.take(Message(event.type, event.payload, event.requester, event.id))
+        agent.intake.on_message(_message(event))
+
+
+def _message(event: Event) -> Message:
+    return Message(event.type, event.payload, event.requester, event.id)
 
 
 def _own_requester(context: object) -> Requester:

@@ -161,10 +161,6 @@ class RabbitPublisher:
         """
         self._publish(self._key(topic, event), event, mandatory=True, expires=expires)
 
-    def spread(self, event: Event, topic: str) -> None:
-        """Send an event to all queues that are bound to a topic, if any. Raises Unavailable."""
-        self._publish(self._key(topic, event), event)
-
     def _key(self, topic: str, event: Event) -> str:
         return f"{topic}.{envelope.priority_of(event.type).lower()}"
 

@@ -102,6 +102,11 @@ def is_lifecycle(event_type: object) -> bool:
     return isinstance(event_type, str) and _LIFECYCLE.fullmatch(event_type) is not None
 
 
+def is_about_snapshot(event_type: str) -> bool:
+    """Tell whether events of this type say how a snapshot stands."""
+    return event_type.startswith("image.snapshot.")
+
+
 def is_uuid(value: object) -> bool:
     """Tell whether `value` is a UUID in its usual 36-character form."""
     try:

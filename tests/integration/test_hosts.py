@@ -13,6 +13,7 @@ from tests.support.docker import fill, state_of
 from tests.support.fleet import Fleet
 from tests.support.openstack import Cloud
 from tests.support.rabbit import until
+from tintype.core.errors import NotFound
 from tintype.core.events import (
     CONTAINER_DELETE_START,
     OUTCOMES,
@@ -106,11 +107,9 @@ def test_a_host_that_stays_down_gives_504_and_the_other_is_not_disturbed(
     web, db = east.containers(), west.containers()
     fleet.start()
     west.kill()
-    glance = cloud.connection(cloud.service).image
-    reserved = glance.create_image(
-        "reserved", container_format="docker", disk_format="raw", visibility="private"
-    )
-    project = str(reserved.owner)
+    project = str(cloud.connection(cloud.alice).current_project_id)
+    store = cloud.store()
+    reserved = store.reserve(cloud.spec(owner=project))
     lost = [
         fleet.ask(str(db.name), Requester(project, "u"), stores=["glance"], image_id=reserved.id),
         fleet.ask(str(db.name)),
@@ -121,7 +120,8 @@ def test_a_host_that_stays_down_gives_504_and_the_other_is_not_disturbed(
         assert error["fault"]["code"] == 504
         assert west.host in error["fault"]["message"]
         assert error["fault"]["image_deleted"] is True
-    assert glance.find_image(reserved.id) is None
+    with pytest.raises(NotFound):
+        store.describe(reserved.id)
     assert_ended_once(fleet, fleet.ask(str(web.name)))
 
     # A late agent brings nothing back, and says nothing more.

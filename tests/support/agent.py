@@ -247,7 +247,8 @@ class AgentProcess(ListenerProcess):
 
 def left_on(client: DockerClient, *request_ids: str) -> list[str]:
     """Return the temporary tags that requests have left on an engine."""
-    tags = [tag for image in client.images.list() for tag in image.tags]
+    # Not `client.images.list()`, which looks at each image again: one may be gone by then.
+    tags = [tag for image in client.api.images() for tag in image["RepoTags"] or ()]
     return [tag for tag in tags if any(request_id in tag for request_id in request_ids)]
 
 

@@ -13,10 +13,18 @@ from tintype.adapters.clock import ManualClock
 from tintype.adapters.memory_engine import MemoryEngine
 from tintype.adapters.memory_store import MemoryStore
 from tintype.adapters.sqlite_journal import SqliteJournal
-from tintype.core.events import COMMIT_REQUEST, OUTCOMES, Event, Message, Requester
+from tintype.core.events import (
+    COMMIT_CANCEL,
+    COMMIT_REQUEST,
+    OUTCOMES,
+    Event,
+    Message,
+    Requester,
+)
 from tintype.core.intake import Calls, Intake
 from tintype.core.ports import (
     Admission,
+    Cancellation,
     Container,
     ContainerState,
     Handler,
@@ -128,6 +136,11 @@ class FusedJournal(SqliteJournal):
         confirm = super().confirm
         self._write(lambda: confirm(rows))
 
+    def cancel(self, request_id: str, cancellation: Cancellation) -> bool:
+        cancel = super().cancel
+        done: bool = self._write(lambda: cancel(request_id, cancellation))
+        return done
+
 
 @dataclass
 class Bench:
@@ -218,6 +231,11 @@ class Bench:
         }
         self.intake.on_message(Message(COMMIT_REQUEST, payload, who, str(uuid.uuid4())))
         return str(request_id)
+
+    def cancel(self, request_id: str, *, who: Requester = ALICE, **fields: Any) -> None:
+        """Send a cancellation as the bus would."""
+        payload = {"request_id": request_id, **fields}
+        self.intake.on_message(Message(COMMIT_CANCEL, payload, who, str(uuid.uuid4())))
 
     def settle(self, rounds: int = 300) -> None:
         """Run steps, and let time pass, until no request is left to work on."""
