@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from datetime import timedelta
 
 from tintype.adapters.publisher import RabbitPublisher
+from tintype.core.errors import Unroutable
 from tintype.core.events import Event
+
+ASKED = timedelta(hours=1)
+"""How long the queue of a host that is away keeps what all are asked. Agents tell of everything at
+their start, and once an hour; without an end, the queue of a dead host would grow for ever."""
 
 
 def host_topic(request_topic: str, host: str) -> str:
@@ -34,8 +40,8 @@ class RabbitCourier:
 
     def to_agents(self, event: Event) -> None:
         """Send an event to the agents of all hosts."""
-        with self._lock:
-            self._publisher.spread(event, agents_topic(self._request_topic))
+        with self._lock, contextlib.suppress(Unroutable):
+            self._publisher.send(event, agents_topic(self._request_topic), ASKED)
 
     def tell(self, event: Event) -> None:
         """Publish an event to everybody."""

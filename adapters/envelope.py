@@ -18,6 +18,7 @@ from typing import Any
 
 from tintype.core.errors import Invalid, Violation
 from tintype.core.events import Event, Message, Requester
+from tintype.core.ownership import IDENT_LENGTH
 
 ENVELOPE_VERSION = "2.0"
 """There has been no other since 2013."""
@@ -25,8 +26,6 @@ ENVELOPE_VERSION = "2.0"
 CONTENT_TYPE = "application/json"
 
 _CONTEXT = "_context_"
-_IDENT_LENGTH = 255
-"""Longest project or user id that is believed; Keystone's columns hold 64."""
 
 
 def priority_of(event_type: str) -> str:
@@ -141,7 +140,7 @@ def _ident(context: dict[Any, Any], *keys: str) -> str | None:
     for key in keys:
         value = context.get(key)
         # isprintable() is False for NUL and lone surrogates, which no database would store.
-        if isinstance(value, str) and 0 < len(value) <= _IDENT_LENGTH and value.isprintable():
+        if isinstance(value, str) and 0 < len(value) <= IDENT_LENGTH and value.isprintable():
             return value
     return None
 

@@ -20,9 +20,19 @@ from pathlib import Path
 from typing import Any
 
 from tintype.core.errors import Unavailable
-from tintype.core.events import OUTCOMES, Event, Requester, canonical
+from tintype.core.events import (
+    OUTCOMES,
+    SNAPSHOT_EXISTS,
+    Event,
+    Requester,
+    canonical,
+    is_about_snapshot,
+)
 from tintype.core.ports import Admission, Cancellation, DeadLetter, OutboxRow, Work
-from tintype.core.snapshot import LOCK_FIELD, RESERVE, snapshot_id_for
+from tintype.core.snapshot import CLEANUP, LOCK_FIELD, RESERVE, snapshot_id_for
+
+VERSION = 2
+"""Of the tables below. Before 1.0 a journal of another version is refused, never converted."""
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (instance TEXT NOT NULL);
@@ -87,7 +97,8 @@ ORDER BY seq LIMIT 1
 """
 
 CONTAINER_EVENTS_KEPT = timedelta(hours=1)
-"""How long a confirmed event about a container is remembered, against telling it twice."""
+"""How long a confirmed event about a container is remembered, against telling it twice; and one
+that tells of a snapshot once more."""
 
 DEAD_LETTER_BYTES = 64 * 1024
 """What is kept of a message that could not be used."""
@@ -122,6 +133,9 @@ class SqliteJournal:
         except sqlite3.Error as error:
             self._release()
             raise OSError(f"{path}: {error}") from error
+        except OSError:
+            self._release()
+            raise
 
     @property
     def instance(self) -> str:
@@ -271,9 +285,15 @@ class SqliteJournal:
     def record(self, work: Work, events: Sequence[Event], step: Event | None) -> None:
         """Record events and the next step together."""
         with self.transaction() as db:
+            row = db.execute(
+                "SELECT cancelled FROM requests WHERE request_id = ?", (work.request_id,)
+            ).fetchone()
+            cancelled = _cancellation(row["cancelled"]) if row else None
             for event in events:
-                enqueue(db, event)
-            latest = _dump(events[-1]) if events else None
+                if not (cancelled and cancelled.answered and event.type in OUTCOMES):
+                    enqueue(db, event)
+            about = [event for event in events if is_about_snapshot(event.type)]
+            latest = _dump(about[-1]) if about else None
             answered = any(event.type in OUTCOMES for event in events)
             container = None if step is None or answered else step.payload.get(LOCK_FIELD)
             db.execute(
@@ -295,13 +315,15 @@ class SqliteJournal:
             )
 
     def postpone(self, work: Work, until: datetime, step: Event | None = None) -> None:
-        """Give a step back until then."""
+        """Give a step back until then; one that was cancelled meanwhile does not wait."""
         changed = None if step is None else _dump(step)
+        then = _utc(until) if work.step.type in CLEANUP else None
         with self.transaction() as db:
             db.execute(
-                "UPDATE requests SET state = 'ready', not_before = ?, step = coalesce(?, step)"
+                "UPDATE requests SET state = 'ready', step = coalesce(?, step), not_before ="
+                " coalesce(?, CASE WHEN cancelled IS NULL THEN ? ELSE '' END)"
                 " WHERE request_id = ?",
-                (_utc(until), changed, work.request_id),
+                (changed, then, _utc(until), work.request_id),
             )
 
     def recover(self) -> int:
@@ -360,9 +382,9 @@ class SqliteJournal:
             ).rowcount
             db.execute("DELETE FROM outbox WHERE confirmed_at < ?", (then,))
             db.execute(
-                "DELETE FROM outbox WHERE confirmed_at < ? AND event_type LIKE 'container.%'"
-                " AND event_type NOT LIKE 'container.commit.%'",
-                (_utc(datetime.now(UTC) - CONTAINER_EVENTS_KEPT),),
+                "DELETE FROM outbox WHERE confirmed_at < ? AND (event_type = ?"
+                " OR event_type LIKE 'container.%' AND event_type NOT LIKE 'container.commit.%')",
+                (_utc(datetime.now(UTC) - CONTAINER_EVENTS_KEPT), SNAPSHOT_EXISTS),
             )
         return gone
 
@@ -407,6 +429,7 @@ def _connect(path: Path | str) -> sqlite3.Connection:
     db = sqlite3.connect(path, timeout=10.0, isolation_level=None, check_same_thread=False)
     try:
         db.row_factory = sqlite3.Row
+        _require_our_version(db, path)
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
         db.executescript(SCHEMA)
@@ -418,6 +441,19 @@ def _connect(path: Path | str) -> sqlite3.Connection:
         db.close()
         raise
     return db
+
+
+def _require_our_version(db: sqlite3.Connection, path: Path | str) -> None:
+    """Mark a new file as of our version. Raises OSError for one of another."""
+    if db.execute("SELECT 1 FROM sqlite_master").fetchone() is None:
+        # First of all: a file that a kill leaves half made is known as ours.
+        db.execute(f"PRAGMA user_version = {VERSION}")
+    found = db.execute("PRAGMA user_version").fetchone()[0]
+    if found != VERSION:
+        raise OSError(
+            f"{path} was written by another version of tintype (its format is {found}, ours"
+            f" {VERSION}): let that version finish its work, then move the file away"
+        )
 
 
 def _exclusive(path: Path) -> int:

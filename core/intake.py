@@ -135,14 +135,15 @@ class Intake:
     def _take_cancel(self, message: Message, requester: Requester) -> None:
         request_id = message.payload["request_id"].lower()
         latest = self.journal.snapshot(request_id)
+        if latest is not None and latest.payload["request_id"] != request_id:
+            latest = None  # found under the id of its snapshot
         answered = requester.is_admin and message.payload.get("answered", False)
         reason = message.payload.get("reason") or CANCELLED
-        known = latest is not None
         if latest is not None and not may_use(latest.requester.project_id, requester):
             raise Forbidden(f"/request_id: {request_id} is another project's")
         if self.calls.cancel(request_id, Cancellation(reason, answered)) or answered:
             return
-        if not known:
+        if latest is None:
             raise NotFound(f"/request_id: no request {request_id} is known on host {self.host}")
         raise WrongState(f"/request_id: {request_id} has ended already")
 
@@ -151,7 +152,7 @@ class Intake:
 
     def _take_deletion(self, message: Message, requester: Requester) -> None:
         payload = message.payload
-        uuid = str(payload.get("container_uuid") or payload["uuid"])
+        uuid = str(payload.get("container_uuid") or payload["uuid"]).lower()
         event_id = payload.get("event_id") or message.message_id
         at = payload.get("occurred_at") or self.clock.now().isoformat()
         if not self.calls.deleting(uuid, event_id or message_print(message), at, requester):

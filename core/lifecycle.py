@@ -94,7 +94,9 @@ class Teller:
         """Tell what has happened to a container; `known` is what was told of it, or is to be."""
         told = dict(known)
         if event.action is EngineAction.RENAME:
-            told |= {"container_name": event.name, "old_name": known["container_name"]}
+            old_name = known["container_name"]
+            told |= {"container_name": event.name}
+            told |= {"old_name": None if old_name == event.name else old_name}
         state = _STATE_AFTER.get(event.action)
         told |= {"state": state and state.value, "exit_code": event.exit_code}
         event_type = TOLD_AS[event.action]

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from tintype.core.events import Requester
 
+IDENT_LENGTH = 255
+"""Longest project or user id that is believed; Keystone's columns hold 64."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ownership:
@@ -21,9 +24,15 @@ class Ownership:
     def owner_of(self, labels: Mapping[str, str]) -> Requester:
         """Return the project and the user that a container with these labels belongs to."""
         return Requester(
-            labels.get(self.project_label, self.default_project_id),
-            labels.get(self.user_label, self.default_user_id),
+            _ident(labels.get(self.project_label, self.default_project_id)),
+            _ident(labels.get(self.user_label, self.default_user_id)),
         )
+
+
+def _ident(text: str | None) -> str | None:
+    """Return an id that every consumer can store; one that is none is nobody's, not everybody's."""
+    usable = text is None or (len(text) <= IDENT_LENGTH and text.isprintable())
+    return text if usable else ""
 
 
 def may_use(project_id: str | None, requester: Requester) -> bool:

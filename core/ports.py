@@ -367,10 +367,16 @@ class Journal(Protocol):
         """Return when the next postponed step becomes runnable; None: none waits."""
 
     def record(self, work: Work, events: Sequence[Event], step: Event | None) -> None:
-        """Record events for the outbox and the next step together; no step: the request is done."""
+        """Record events for the outbox and the next step together; no step: the request is done.
+
+        The outcome of a request whose outcome somebody else has told is remembered, but not told.
+        """
 
     def postpone(self, work: Work, until: datetime, step: Event | None = None) -> None:
-        """Give a step back, not to run before `until`; `step` is what has become of it."""
+        """Give a step back, not to run before `until`; `step` is what has become of it.
+
+        One that was cancelled meanwhile does not wait, unless it is cleaning up.
+        """
 
     def recover(self) -> int:
         """Make steps that were running when the process died runnable; return how many."""

@@ -22,7 +22,7 @@ from tintype.core.errors import (
     TintypeError,
     Unavailable,
 )
-from tintype.core.events import COMMIT_REQUEST, OUTCOMES, SNAPSHOT_PROGRESS, Event
+from tintype.core.events import COMMIT_REQUEST, SNAPSHOT_END, SNAPSHOT_PROGRESS, Event
 from tintype.core.ports import Cancellation, Handler, Journal, Services, Work
 from tintype.core.snapshot import ABORT, CLEANUP, of_step, rejection
 
@@ -120,8 +120,12 @@ class Runner:
         """Stop a request at its next safe point; False when it is unknown or has its outcome."""
         if not self._journal.cancel(request_id, cancellation):
             return False
-        # For the step that runs now; the journal tells all later ones.
-        self._cancelled[request_id] = cancellation
+        # For the step that runs now; the journal tells all later ones. That it was answered counts
+        # whoever else cancels it.
+        if cancellation.answered:
+            self._cancelled[request_id] = cancellation
+        else:
+            self._cancelled.setdefault(request_id, cancellation)
         self.wake()
         return True
 
@@ -201,8 +205,12 @@ class Runner:
         following = [event for event in events if event.type in self._table]
         outgoing = [event for event in events if event.type not in self._table]
         cancelled = self._cancellation(work)
-        if cancelled is not None and cancelled.answered:
-            outgoing = [event for event in outgoing if event.type not in OUTCOMES]
+        ended = any(event.type == SNAPSHOT_END for event in outgoing)
+        if ended and cancelled is not None and cancelled.answered:
+            # Whoever has answered has said that it failed: the image must not stay.
+            before = of_step(step, host=self._services.host, now="")
+            outgoing = []
+            following = [before.failed(step.type, Cancelled(cancelled.reason)).step(ABORT)]
         self._record(work, outgoing, following[0] if following else None)
 
     def _failed(self, work: Work, error: TintypeError) -> None:
@@ -286,7 +294,10 @@ class Runner:
         )
 
     def _cancellation(self, work: Work) -> Cancellation | None:
-        return self._cancelled.get(work.request_id, work.cancelled)
+        recorded = work.cancelled
+        if recorded is not None and recorded.answered:
+            return recorded
+        return self._cancelled.get(work.request_id, recorded)
 
     def _check(self, work: Work) -> None:
         if self._interrupting.is_set():

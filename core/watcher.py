@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -47,6 +47,10 @@ WINDOW_SECONDS = 10.0
 OVERLAP = 2_000_000_000
 """Nanoseconds by which a stream begins before the last event that was taken: an engine takes an
 event's time before it puts it in order, so that an earlier one may come later."""
+
+QUIET = 60_000_000_000
+"""Nanoseconds after which the resume point moves on without an event. A host on which nothing
+happens would else tell its last events anew at every start, when nobody knows them any more."""
 
 TICK_SECONDS = 1.0
 """How often schedules, and what was asked for, are looked at."""
@@ -95,11 +99,15 @@ class Watcher:
         self._watched = watched
         self._backoff = backoff
         self._exists = timedelta(seconds=exists_seconds)
+        self._turn = threading.Lock()
+        """Held while the engine is looked at until what it says is recorded."""
         self._lock = threading.Lock()
+        """Guards what is known and asked. Held for moments only: listeners wait for it."""
         self._known: dict[str, Known] = {}
         self._seen: deque[tuple[int, EngineAction, str]] = deque(maxlen=256)
         self._asked: set[str | None] = set()
         self._pass_due: datetime | None = None
+        self._lost = False
         self._minute: datetime | None = None
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -134,12 +142,12 @@ class Watcher:
                 for engine_id, known in self._known.items()
                 if ident in (engine_id, known.payload["container_uuid"])
             ]
-            if not found:
-                return False
-            engine_id, payload = found[0]
-            told = {**payload, "event_id": event_id, "occurred_at": at}
-            asked = list(self._triggered(Event(CONTAINER_DELETE_START, told, by, event_id)))
-            self._log.observe(asked, {})
+        if not found:
+            return False
+        engine_id, payload = found[0]
+        told = {**payload, "event_id": event_id, "occurred_at": at}
+        asked = self._triggered(Event(CONTAINER_DELETE_START, told, by, event_id))
+        self._log.observe(asked, {})
         self._watched.deleted(engine_id, [event.id for event in asked])
         self._watched.recorded()
         return True
@@ -165,9 +173,7 @@ class Watcher:
                 failures += 1
                 LOG.exception("watching broke")
             if failures:
-                # The engine may have come up anew and remember nothing.
-                self._pass_due = None
-                self._wake.set()
+                self._lost = True
                 self._stopping.wait(self._backoff.delay(failures).total_seconds())
 
     def _follow(self) -> None:
@@ -175,7 +181,14 @@ class Watcher:
         if since is None:
             since = nanoseconds(self._services.clock.now())
             self._log.observe((), {}, since)
+        began = nanoseconds(self._services.clock.now())
         with self._engine.watch(since - OVERLAP, WINDOW_SECONDS) as events:
+            if self._lost:
+                # The engine may have come up anew and remember nothing. What happens from now on
+                # is in the stream, so that nothing falls between it and the pass.
+                self._lost = False
+                self._pass_due = None
+                self._wake.set()
             for event in events:
                 if self._stopping.is_set():
                     return
@@ -184,9 +197,11 @@ class Watcher:
                     self._take(event, max(since, event.at))
                     since = max(since, event.at)
                     self._seen.append(seen)
+        if began - since > QUIET:
+            self._log.observe((), {}, began)
 
     def _take(self, event: EngineEvent, resume_point: int) -> None:
-        with self._lock:
+        with self._turn:
             before = self._known.get(event.engine_id)
             told = self._teller.happened(self._describe(event, before), event)
             events = [told]
@@ -207,7 +222,11 @@ class Watcher:
             return before.payload
         if event.action is not EngineAction.DESTROY:
             try:
-                return self._teller.describe(self._engine.inspect(event.engine_id))
+                described = self._teller.describe(self._engine.inspect(event.engine_id))
+                if event.action is EngineAction.RENAME:
+                    # It has its new name, or one newer still; the event is about the one before.
+                    described["container_name"] = before and before.payload["container_name"]
+                return described
             except (NotFound, Refused):
                 pass  # gone already: the event must do
         if before is not None:
@@ -220,22 +239,32 @@ class Watcher:
         told: Mapping[str, Mapping[str, Any] | None],
         resume_point: int | None = None,
     ) -> None:
-        """Publish events and what they trigger, and remember what they tell. Lock held."""
+        """Publish events and what they trigger, and remember what they tell. Turn held."""
         everything = [each for event in events for each in (event, *self._triggered(event))]
         self._log.observe(everything, told, resume_point)
-        for engine_id, payload in told.items():
-            if payload is None:
-                self._known.pop(engine_id, None)
-                continue
-            before = self._known.get(engine_id)
-            since = before.since if before else self._services.clock.now().isoformat()
-            self._known[engine_id] = Known(payload, since)
+        with self._lock:
+            for engine_id, payload in told.items():
+                if payload is None:
+                    self._known.pop(engine_id, None)
+                    continue
+                before = self._known.get(engine_id)
+                since = before.since if before else self._services.clock.now().isoformat()
+                self._known[engine_id] = Known(payload, since)
         if everything:
             self._watched.recorded()
 
-    def _triggered(self, event: Event) -> Iterable[Event]:
+    def _triggered(self, event: Event) -> Sequence[Event]:
         handler = self._triggers.get(event.type)
-        return () if handler is None else list(handler(event, self._services))
+        try:
+            return [] if handler is None else list(handler(event, self._services))
+        except Unavailable:
+            raise
+        except Exception:
+            # A handler's edge: its defect in one container must not keep all others from being
+            # told of, again and again.
+            uuid = event.payload["container_uuid"]
+            LOG.exception("%s of container %s: its handler broke", event.type, uuid)
+            return []
 
     # The passes
 
@@ -261,10 +290,21 @@ class Watcher:
     def _tell(self) -> None:
         now = self._services.clock.now()
         with self._lock:
-            asked = set(self._asked)
-        for ident in asked - {None}:
-            self._tell_of(str(ident), now)
-        if None in asked or self._pass_due is None or now >= self._pass_due:
+            asked, self._asked = self._asked, set()
+        try:
+            self._tell_what_is_asked(asked, now)
+        except BaseException:
+            with self._lock:
+                self._asked |= asked
+            raise
+        self._look_at_schedules(now)
+
+    def _tell_what_is_asked(self, asked: Collection[str | None], now: datetime) -> None:
+        for ident in asked:
+            if ident is not None:
+                self._tell_of(ident, now)
+        due = self._pass_due
+        if None in asked or due is None or now >= due:
             self._pass_due = now + self._exists
             try:
                 self._pass(now)
@@ -273,24 +313,22 @@ class Watcher:
             except BaseException:
                 self._pass_due = None
                 raise
-        with self._lock:
-            self._asked -= asked
-        self._look_at_schedules(now)
 
     def _pass(self, now: datetime) -> None:
         """Tell of every container, and of those gone whose end the engine did not tell."""
-        with self._lock:
+        with self._turn:
             there = {each.engine_id: each for each in self._engine.containers()}
             told: dict[str, Mapping[str, Any] | None] = {
                 engine_id: self._as_known(self._teller.describe(container))
                 for engine_id, container in there.items()
             }
             gone = [engine_id for engine_id in self._known if engine_id not in there]
+            for engine_id in gone:
+                # First, for once it is recorded that they are gone nobody would do it again.
+                self._watched.deleted(engine_id, ())
             events = [self._teller.gone(self._known[each].payload, now) for each in gone]
             events += [self._teller.exists(known, now) for known in told.values() if known]
             self._record(events, told | dict.fromkeys(gone))
-        for engine_id in gone:
-            self._watched.deleted(engine_id, ())
 
     def _as_known(self, described: dict[str, Any]) -> dict[str, Any]:
         """Keep an image's name once told: a list has its digest when the name has moved on."""
@@ -309,7 +347,7 @@ class Watcher:
             ],
             now,
         )
-        with self._lock:
+        with self._turn:
             try:
                 container: Container = self._engine.inspect(ident)
             except (NotFound, Refused):
@@ -335,9 +373,8 @@ class Watcher:
     # Schedules
 
     def _look_at_schedules(self, now: datetime) -> None:
-        handler = self._triggers.get(CONTAINER_SCHEDULE)
         minute = now.replace(second=0, microsecond=0)
-        if handler is None or minute == self._minute:
+        if minute == self._minute:
             return  # no expression is finer than a minute
         before = self._log.ticked_at() or now
         with self._lock:
@@ -347,7 +384,7 @@ class Watcher:
             since = max(before, datetime.fromisoformat(each.since))
             span = {"since": since.isoformat(), "now": now.isoformat()}
             step = Event(CONTAINER_SCHEDULE, {**each.payload, **span})
-            asked += handler(step, self._services)
+            asked += self._triggered(step)
         self._log.tick(asked, now)
         self._minute = minute
         if asked:

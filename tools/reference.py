@@ -31,12 +31,12 @@ Made from the JSON Schemas in `schemas/` by `tools/reference.py`. All payloads a
 CONTAINERS = """
 ## `container.exists`, `container.<what>.end`
 
-What the agents tell of the containers on their hosts: `create`, `start`, `pause`, `unpause`, `stop`,
-`rename`, `update` and `delete`, each when it has happened, and `exists` now and then and on demand.
-Events of other services with these names are understood as well, with at least `uuid`; they may call
-`engine_container_id` `container_id`, `container_name` `name`, `state` `status` and `base_image`
-`image`, and wrap all in `<anything>_object.data`. `container.delete.start`, which only they can tell,
-announces a deletion ([triggers.md](triggers.md)).
+What the agents tell of the containers on their hosts: `create`, `start`, `pause`, `unpause`,
+`stop`, `rename`, `update` and `delete`, each when it has happened, and `exists` now and then and on
+demand. Events of other services with these names are understood as well, with at least `uuid`; they
+may call `engine_container_id` `container_id`, `container_name` `name`, `state` `status` and
+`base_image` `image`, and wrap all in `<anything>_object.data`. `container.delete.start`, which only
+they can tell, announces a deletion ([triggers.md](triggers.md)).
 """
 
 
@@ -54,8 +54,8 @@ def events() -> str:
     parts.append(_table(accepted))
     parts.append(
         "\n## `image.snapshot.start`, `.progress`, `.end`, `.error`, `.exists`\n\n"
-        "All five carry all of these fields. `.exists` tells on demand how a snapshot stands, with the"
-        "\npayload of its latest event: it is no outcome, and nothing should be triggered by it.\n"
+        "All five carry all of these fields. `.exists` tells on demand how a snapshot stands, with\n"
+        "the payload of its latest event: it is no outcome, and nothing should be triggered by it.\n"
     )
     parts.append(_table(SCHEMAS["image.snapshot"]))
     for name in ("start", "progress", "end", "error"):

@@ -20,17 +20,22 @@ import pytest
 from tintype.adapters.sqlite_journal import JournalInUse, SqliteJournal
 from tintype.core.errors import Unavailable
 from tintype.core.events import (
+    COMMIT_ACCEPTED,
     COMMIT_REQUEST,
+    CONTAINER_CREATE,
+    CONTAINER_DELETE,
+    CONTAINER_EXISTS,
     SNAPSHOT_END,
     SNAPSHOT_ERROR,
+    SNAPSHOT_EXISTS,
     SNAPSHOT_PROGRESS,
     SNAPSHOT_START,
     Event,
     Requester,
     derived_id,
 )
-from tintype.core.ports import Admission, Work
-from tintype.core.snapshot import SWEEP, UPLOAD, snapshot_id_for
+from tintype.core.ports import Admission, Cancellation, Work
+from tintype.core.snapshot import ABORT, RESERVE, SWEEP, UPLOAD, snapshot_id_for
 
 SOON = timedelta(hours=1)
 WHO = Requester("project", "user", is_admin=True)
@@ -356,6 +361,16 @@ def test_recording_makes_its_last_event_the_latest(journal: SqliteJournal) -> No
     journal.record(claim(journal), events, step("c"))
     journal.record(claim(journal), [], step("c"))
     assert journal.snapshot(request_id("a")) == events[-1]
+
+
+def test_what_is_not_about_the_snapshot_is_not_its_latest(journal: SqliteJournal) -> None:
+    queued = event(SNAPSHOT_PROGRESS, "a", "queued")
+    journal.admit(request_id("a"), "print", request("a"), now(), queued)
+    journal.record(claim(journal), [event(COMMIT_ACCEPTED, "a")], step("c"))
+    assert journal.snapshot(request_id("a")) == queued
+    start = event(SNAPSHOT_START, "a")
+    journal.record(claim(journal), [start, event(COMMIT_ACCEPTED, "a", "again")], step("c"))
+    assert journal.snapshots() == [start]
 
 
 def test_a_note_after_the_end_is_dropped(journal: SqliteJournal) -> None:
@@ -762,3 +777,303 @@ def test_the_file_is_for_its_owner_alone(tmp_path: Path) -> None:
     path = tmp_path / "state" / "journal.sqlite"
     SqliteJournal(path).close()
     assert path.parent.stat().st_mode & 0o077 == 0
+
+
+# Cancelling
+
+
+WHY = Cancellation("somebody asked")
+ANSWERED = Cancellation("the router has answered", answered=True)
+
+
+def test_an_unknown_request_cannot_be_cancelled(journal: SqliteJournal) -> None:
+    assert journal.cancel(request_id("nobody"), WHY) is False
+    assert admit(journal, "nobody") is Admission.NEW
+    assert claim(journal).cancelled is None
+
+
+def test_a_request_that_is_cancelled_is_claimed_with_the_reason(journal: SqliteJournal) -> None:
+    admit(journal, "a")
+    admit(journal, "b")
+    assert journal.cancel(request_id("a"), WHY) is True
+
+    first = claim(journal)
+    assert (first.request_id, first.cancelled) == (request_id("a"), WHY)
+    assert claim(journal).cancelled is None
+    journal.record(first, [], step("c"))
+    assert claim(journal).cancelled == WHY, "so is every later step"
+
+
+def test_a_running_request_can_be_cancelled(journal: SqliteJournal) -> None:
+    admit(journal, "a")
+    work = claim(journal)
+    assert journal.cancel(work.request_id, WHY) is True
+    assert journal.claim(now()) is None, "it runs on, only once"
+    journal.record(work, [], step("c"))
+    assert claim(journal).cancelled == WHY
+
+
+@pytest.mark.parametrize("left", [None, step("c", SWEEP)], ids=["done", "sweeping"])
+def test_a_request_with_its_outcome_cannot_be_cancelled(
+    journal: SqliteJournal, left: Event | None
+) -> None:
+    admit(journal, "a")
+    journal.record(claim(journal), [event(SNAPSHOT_END, "a")], left)
+    assert journal.cancel(request_id("a"), ANSWERED) is False
+    assert (journal.claim(now()) is None) == (left is None)
+
+
+def test_a_second_cancellation_keeps_the_first_ones_reason(journal: SqliteJournal) -> None:
+    admit(journal, "a")
+    assert journal.cancel(request_id("a"), WHY)
+    assert journal.cancel(request_id("a"), Cancellation("another reason"))
+    assert claim(journal).cancelled == WHY
+
+
+def test_that_a_cancellation_is_answered_only_grows(journal: SqliteJournal) -> None:
+    admit(journal, "a")
+    journal.cancel(request_id("a"), WHY)
+    journal.cancel(request_id("a"), ANSWERED)
+    journal.cancel(request_id("a"), WHY)
+    assert claim(journal).cancelled == Cancellation(WHY.reason, answered=True)
+
+
+def test_cancelling_again_what_was_cancelled_is_fine_after_its_end(journal: SqliteJournal) -> None:
+    admit(journal, "a")
+    journal.cancel(request_id("a"), WHY)
+    journal.record(claim(journal), [event(SNAPSHOT_ERROR, "a")], step("c", SWEEP))
+    assert journal.cancel(request_id("a"), WHY) is True
+    journal.record(claim(journal), [], None)
+    assert journal.cancel(request_id("a"), ANSWERED) is True
+    assert journal.claim(now()) is None
+    assert journal.live() == frozenset()
+
+
+def test_a_cancelled_request_does_not_wait_for_its_time(journal: SqliteJournal) -> None:
+    admit(journal, "a")
+    journal.postpone(claim(journal), now() + SOON)
+    assert journal.claim(now()) is None
+    journal.cancel(request_id("a"), WHY)
+    assert journal.next_due() is None
+    assert claim(journal).cancelled == WHY
+
+
+def test_a_request_that_is_cancelled_while_it_runs_is_not_postponed(
+    journal: SqliteJournal,
+) -> None:
+    admit(journal, "a")
+    work = claim(journal)
+    journal.cancel(request_id("a"), WHY)
+    journal.postpone(work, now() + SOON)
+    assert claim(journal).cancelled == WHY
+
+
+def test_the_cleaning_up_of_a_cancelled_request_is_postponed(journal: SqliteJournal) -> None:
+    admit(journal, "a")
+    journal.cancel(request_id("a"), WHY)
+    journal.record(claim(journal), [], step("c", ABORT))
+    journal.postpone(claim(journal), now() + SOON)
+    assert journal.claim(now()) is None, "else it would be tried without a pause"
+    assert claim(journal, now() + SOON).step.attempt == 2
+
+
+def test_a_request_that_is_admitted_for_later_can_be_cancelled_at_once(
+    journal: SqliteJournal,
+) -> None:
+    later = now() + SOON
+    journal.admit(request_id("a"), "print", request("a"), later, not_before=later)
+    assert journal.claim(now()) is None
+    journal.cancel(request_id("a"), WHY)
+    assert claim(journal).cancelled == WHY
+
+
+def test_a_cancelled_request_needs_no_place(journal: SqliteJournal) -> None:
+    for name in ("a", "b"):
+        admit(journal, name)
+    for name, work in [(name, claim(journal)) for name in ("a", "b")]:
+        journal.record(work, [], step(name, RESERVE))
+    assert journal.claim(now(), 1) is not None
+    assert journal.claim(now(), 1) is None
+    journal.cancel(request_id("b"), WHY)
+
+    cancelled = journal.claim(now(), 1)
+    assert cancelled is not None
+    assert (cancelled.request_id, cancelled.cancelled) == (request_id("b"), WHY)
+    journal.record(cancelled, [], step("b", ABORT))
+    aborting = journal.claim(now(), 1)
+    assert aborting is not None
+    journal.record(aborting, [event(SNAPSHOT_ERROR, "b")], None)
+    assert journal.live() == {request_id("a")}
+
+
+def test_a_cancelled_request_does_not_wait_for_its_container(journal: SqliteJournal) -> None:
+    on_container(journal, "a", "c")
+    held = claim(journal)
+    on_container(journal, "b", "c")
+    assert journal.claim(now()) is None
+    journal.cancel(request_id("b"), WHY)
+
+    assert claim(journal).request_id == request_id("b")
+    journal.record(held, [], step("c"))
+
+
+def test_of_a_request_that_was_answered_elsewhere_the_outcome_is_kept_but_not_told(
+    journal: SqliteJournal,
+) -> None:
+    on_container(journal, "a", "c")
+    work = claim(journal)
+    journal.cancel(request_id("a"), ANSWERED)
+    outcome = event(SNAPSHOT_ERROR, "a")
+    journal.record(work, [event(SNAPSHOT_PROGRESS, "a"), outcome], step("c", SWEEP))
+
+    assert [row.event.type for row in journal.pending(10)] == [SNAPSHOT_PROGRESS]
+    assert journal.snapshot(request_id("a")) == outcome
+    assert journal.holding("c") == [], "the container is free for others"
+    journal.note(event(SNAPSHOT_PROGRESS, "a", "late"))
+    assert journal.snapshot(request_id("a")) == outcome
+
+
+# Who has a container in hand
+
+
+def test_holding_are_the_open_requests_of_a_container_oldest_first(journal: SqliteJournal) -> None:
+    assert journal.holding("c") == []
+    for name in ("a", "b", "d"):
+        admit(journal, name)
+    works = [claim(journal) for _ in ("c", "c", "other")]
+    for work, container in zip(works, ("c", "c", "other"), strict=True):
+        journal.record(work, [], step(container))
+    admit(journal, "not yet looked up")
+
+    assert journal.holding("c") == [request_id("a"), request_id("b")]
+    assert journal.holding("other") == [request_id("d")]
+    assert journal.holding("") == []
+
+
+@pytest.mark.parametrize("left", [None, step("c", SWEEP)], ids=["done", "sweeping"])
+def test_a_request_with_its_outcome_holds_nothing(
+    journal: SqliteJournal, left: Event | None
+) -> None:
+    on_container(journal, "a", "c")
+    work = claim(journal)
+    assert journal.holding("c") == [request_id("a")], "while it runs, too"
+    journal.record(work, [event(SNAPSHOT_END, "a")], left)
+    assert journal.holding("c") == []
+
+
+# How all snapshots stand
+
+
+def test_snapshots_are_the_latest_events_oldest_request_first(journal: SqliteJournal) -> None:
+    assert journal.snapshots() == []
+    admit(journal, "silent")
+    queued = event(SNAPSHOT_PROGRESS, "b", "queued")
+    for name, latest in (("a", event(SNAPSHOT_PROGRESS, "a", "queued")), ("b", queued)):
+        journal.admit(request_id(name), "print", request(name), now(), latest)
+    silent, first = claim(journal), claim(journal)
+    end = event(SNAPSHOT_END, "a")
+    journal.record(first, [event(SNAPSHOT_START, "a"), end], None)
+
+    assert silent.request_id == request_id("silent")
+    assert journal.snapshots() == [end, queued]
+
+
+# Admitted for later
+
+
+def test_a_request_can_be_admitted_for_later(journal: SqliteJournal) -> None:
+    later = now() + SOON
+    assert (
+        journal.admit(request_id("a"), "print", request("a"), later, not_before=later)
+        is Admission.NEW
+    )
+    assert journal.next_due() == later
+    assert journal.claim(later - timedelta(microseconds=1)) is None
+    assert claim(journal, later).step.attempt == 1
+
+
+def test_that_a_duplicate_is_for_later_changes_nothing(journal: SqliteJournal) -> None:
+    admit(journal, "a")
+    later = now() + SOON
+    again = journal.admit(request_id("a"), "print", request("a"), later, not_before=later)
+    assert again is Admission.DUPLICATE
+    assert claim(journal).request_id == request_id("a")
+
+
+# Confirming
+
+
+def test_several_rows_are_confirmed_together(journal: SqliteJournal) -> None:
+    admit(journal, "a")
+    events = [event(SNAPSHOT_PROGRESS, "a", str(number)) for number in range(5)]
+    journal.record(claim(journal), events, step("c"))
+    rows = journal.pending(10)
+    journal.confirm([])
+    assert journal.pending(10) == rows
+    before = now()
+    journal.confirm(rows[:3])
+
+    assert journal.pending(10) == rows[3:]
+    for each in events[:3]:
+        at = journal.confirmed_at(each.id)
+        assert at is not None
+        assert before <= at <= now()
+    assert journal.confirmed_at(events[3].id) is None
+    assert journal.confirmed_at("of no event") is None
+
+
+def test_that_an_event_is_confirmed_outlives_the_process(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    with closing(SqliteJournal(path)) as journal:
+        admit(journal, "a")
+        journal.cancel(request_id("a"), WHY)
+        journal.record(claim(journal), [event(COMMIT_ACCEPTED, "a")], step("c"))
+        journal.confirm(journal.pending(1))
+        at = journal.confirmed_at(event(COMMIT_ACCEPTED, "a").id)
+    with closing(SqliteJournal(path)) as journal:
+        assert journal.confirmed_at(event(COMMIT_ACCEPTED, "a").id) == at is not None
+        assert claim(journal).cancelled == WHY
+
+
+# Events about containers
+
+
+TOLD = [
+    (CONTAINER_CREATE, False),
+    (CONTAINER_EXISTS, False),
+    (CONTAINER_DELETE, False),
+    (SNAPSHOT_EXISTS, False),
+    (COMMIT_ACCEPTED, True),
+    (COMMIT_REQUEST, True),
+    (SNAPSHOT_START, True),
+    (SNAPSHOT_END, True),
+]
+
+
+@pytest.mark.parametrize(("event_type", "kept"), TOLD, ids=[each for each, _ in TOLD])
+def test_prune_forgets_events_about_containers_early_and_no_others(
+    journal: SqliteJournal, event_type: str, *, kept: bool
+) -> None:
+    admit(journal, "a")
+    old, fresh, unconfirmed = (event(event_type, "a", key) for key in ("old", "fresh", "open"))
+    journal.record(claim(journal), [old, fresh, unconfirmed], step("c"))
+    journal.confirm(journal.pending(2))
+    aged = (now() - timedelta(minutes=61)).isoformat(timespec="microseconds")
+    journal._db.execute("UPDATE outbox SET confirmed_at = ? WHERE event_id = ?", (aged, old.id))
+
+    assert journal.prune(now() - timedelta(days=30)) == 0
+    assert (journal.confirmed_at(old.id) is not None) == kept
+    assert journal.confirmed_at(fresh.id) is not None
+    assert [row.event for row in journal.pending(10)] == [unconfirmed]
+
+
+def test_a_journal_of_another_version_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("CREATE TABLE requests (request_id TEXT)")
+        db.execute("PRAGMA user_version = 1")
+    before = path.read_bytes()
+    for _ in range(2):
+        with pytest.raises(OSError, match="another version"):
+            SqliteJournal(path)
+    assert path.read_bytes() == before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ from tintype.core.errors import (
     WrongState,
 )
 from tintype.core.events import (
+    COMMIT_ACCEPTED,
     COMMIT_REQUEST,
     SNAPSHOT_END,
     SNAPSHOT_ERROR,
@@ -47,6 +49,7 @@ from tintype.core.snapshot import (
     Copy,
     Fault,
     Snapshot,
+    accepted_id,
     image_id_for,
 )
 from tintype.handlers import BUILT_IN, cleanup, commit, table, upload
@@ -928,6 +931,113 @@ def test_abort_does_not_delete_a_good_image_of_another_request(bench: Bench) -> 
     reserve_foreign(bench, other, owner="project-a", data=b"precious")
     aborted(bench, step, Refused("no"))
     assert bench.images() == {other: "active"}
+
+
+# By way of a router
+
+
+def soon(bench: Bench, seconds: float) -> str:
+    return (bench.clock.now() + timedelta(seconds=seconds)).isoformat()
+
+
+def test_only_a_routed_request_is_told_as_accepted(bench: Bench) -> None:
+    bench.container()
+    (step,) = run(bench, request())
+    assert step.type == RESERVE
+    told, step = run(bench, request(accept_by=soon(bench, 30)))
+    assert (told.type, step.type) == (COMMIT_ACCEPTED, RESERVE)
+    assert told.id == accepted_id(REQUEST_ID)
+    assert told.requester == ALICE
+    assert told.payload["host"] == HOST
+
+
+@pytest.mark.parametrize("seconds", [0, -1])
+def test_a_request_whose_router_has_given_up_is_void(bench: Bench, seconds: float) -> None:
+    bench.container()
+    refused(bench, request(accept_by=soon(bench, seconds)), TimedOut, "did not take the request")
+    assert bench.trouble.calls == [], "it is not even looked at"
+
+
+def test_what_is_refused_is_not_accepted_before(bench: Bench) -> None:
+    bench.container(labels={"tintype.project_id": "project-m"})
+    with pytest.raises(Forbidden):
+        next(iter(commit.accept(request(accept_by=soon(bench, 30)), bench.services)))
+
+
+@pytest.mark.parametrize(
+    ("confirmed", "now", "error"),
+    [
+        (None, 0, Unavailable),
+        (None, 29.999, Unavailable),
+        (None, 30, TimedOut),
+        (0, 0, None),
+        (29.999, 29.999, None),
+        (29.999, 5000, None),
+        (30, 30, TimedOut),
+        (31, 5000, TimedOut),
+    ],
+)
+def test_nothing_is_reserved_unless_the_router_knew_in_time(
+    bench: Bench, confirmed: float | None, now: float, error: type[TintypeError] | None
+) -> None:
+    bench.container()
+    step = at(bench, RESERVE, accept_by=soon(bench, 30))
+    told = None if confirmed is None else bench.clock.now() + timedelta(seconds=confirmed)
+    asked: list[str] = []
+
+    def confirmed_at(event_id: str) -> datetime | None:
+        asked.append(event_id)
+        return told
+
+    bench.clock.advance(now)
+    if error is None:
+        assert run(bench, step, confirmed_at=confirmed_at)[0].type == SNAPSHOT_START
+    else:
+        with pytest.raises(error):
+            run(bench, step, confirmed_at=confirmed_at)
+        assert bench.images() == {}
+    assert asked == [accepted_id(REQUEST_ID)]
+
+
+def test_of_a_request_that_came_straight_nobody_needs_to_know(bench: Bench) -> None:
+    bench.container()
+    step = at(bench, RESERVE)
+
+    def confirmed_at(_: str) -> datetime | None:
+        raise AssertionError("nobody was told")
+
+    assert run(bench, step, confirmed_at=confirmed_at)[0].type == SNAPSHOT_START
+
+
+@pytest.mark.parametrize(
+    ("routed", "now", "told"),
+    [
+        (True, 59.999, SNAPSHOT_END),
+        (True, 60, ABORT),
+        (True, 6000, ABORT),
+        (False, 6000, SNAPSHOT_END),
+    ],
+)
+def test_a_routed_request_is_not_finished_after_its_deadline(
+    bench: Bench, *, routed: bool, now: float, told: str
+) -> None:
+    bench.container()
+    fields = {"deadline": soon(bench, 60)} | ({"accept_by": soon(bench, 30)} if routed else {})
+    step = request(**fields)
+    while step.type != FINISH:
+        made = run(bench, step, confirmed_at=lambda _: bench.clock.now())
+        (step,) = [each for each in made if each.type in BUILT_IN]
+    bench.clock.advance(now)
+    (first, *_) = run(bench, step)
+    assert first.type == told
+    if told == ABORT:
+        assert list(bench.images().values()) == ["active"], "that is a step of its own"
+        error, *_ = run(bench, first)
+        assert error.type == SNAPSHOT_ERROR
+        assert error.payload["fault"]["code"] == 504
+        assert error.payload["fault"]["image_deleted"] is True
+        assert bench.images() == {}
+        assert bench.engine.owners() == frozenset()
 
 
 # Letting go

@@ -12,12 +12,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.twins import ALICE, HOST, MALLORY, Bench, checked
+from tests.support.twins import ADMIN, ALICE, HOST, MALLORY, Bench, checked
 from tintype.adapters.sqlite_journal import SqliteJournal
 from tintype.core.errors import Invalid, RequestConflict, Unavailable
-from tintype.core.events import COMMIT_REQUEST, SNAPSHOT_ERROR, Event, Message, is_uuid
-from tintype.core.intake import request_id_of
-from tintype.core.ports import Admission
+from tintype.core.events import (
+    COMMIT_CANCEL,
+    COMMIT_REQUEST,
+    CONTAINER_DELETE_START,
+    EXISTS_REQUEST,
+    SNAPSHOT_END,
+    SNAPSHOT_ERROR,
+    Event,
+    Message,
+    Requester,
+    is_uuid,
+)
+from tintype.core.intake import CANCELLED, VOID_PATIENCE, request_id_of
+from tintype.core.ports import Admission, Cancellation
 from tintype.core.snapshot import snapshot_id_for
 from tintype.schemas import validate
 
@@ -317,6 +328,256 @@ def test_every_message_is_admitted_answered_or_kept(
     assert len(bench.journal.dead_letters()) == (not request_valid)
     assert len(bench.events()) == (event_type == COMMIT_REQUEST and not request_valid)
     bench.journal.close()
+
+
+# Cancellations
+
+
+def cancelled(bench: Bench) -> Cancellation | None:
+    """Claim the next step and return why it is to stop."""
+    work = bench.journal.claim(bench.clock.now())
+    assert work is not None
+    return work.cancelled
+
+
+@pytest.mark.parametrize("who", [ALICE, ADMIN], ids=["owner", "admin"])
+def test_the_owner_and_admins_may_cancel_a_request(bench: Bench, who: Requester) -> None:
+    bench.container()
+    request_id = bench.ask()
+    bench.cancel(request_id, who=who, reason="changed my mind")
+    bench.settle()
+
+    outcome = bench.outcome(request_id)
+    assert outcome.type == SNAPSHOT_ERROR
+    fault = outcome.payload["fault"]
+    assert (fault["code"], fault["exception"]) == (499, "Cancelled")
+    assert fault["message"] == "changed my mind"
+    assert fault["image_deleted"] is True
+    assert bench.journal.dead_letters() == []
+
+
+def test_a_request_of_nobody_in_particular_may_be_cancelled_by_anybody(bench: Bench) -> None:
+    request_id = bench.ask(who=Requester())
+    bench.cancel(request_id, who=MALLORY)
+    assert cancelled(bench) == Cancellation(CANCELLED)
+
+
+def test_a_request_id_in_capitals_is_the_same(bench: Bench) -> None:
+    bench.ask(request_id=UUID)
+    bench.cancel(UUID.upper())
+    assert cancelled(bench) == Cancellation(CANCELLED)
+
+
+def answer_to(bench: Bench, request_id: str) -> dict[str, Any]:
+    """Return the fault by which a message about a request was answered, for it was not taken."""
+    answers = [e for e in bench.events() if e.payload["snapshot_id"] != snapshot_id_for(request_id)]
+    (answer,) = answers
+    assert answer.type == SNAPSHOT_ERROR
+    assert answer.payload["request_id"] == request_id
+    assert len(bench.journal.dead_letters()) == 1
+    fault: dict[str, Any] = answer.payload["fault"]
+    return fault
+
+
+def test_a_stranger_may_cancel_nothing(bench: Bench) -> None:
+    request_id = bench.ask()
+    bench.cancel(request_id, who=MALLORY, answered=True)
+    assert answer_to(bench, request_id)["code"] == 403
+    assert cancelled(bench) is None
+
+
+def test_an_unknown_request_is_not_found(bench: Bench) -> None:
+    bench.cancel(UUID)
+    assert answer_to(bench, UUID)["code"] == 404
+
+
+def test_a_snapshot_id_is_no_request_id(bench: Bench) -> None:
+    bench.ask(request_id=UUID)
+    bench.cancel(snapshot_id_for(UUID))
+    assert answer_to(bench, snapshot_id_for(UUID))["code"] == 404
+    assert cancelled(bench) is None
+
+
+def test_a_request_that_has_ended_cannot_be_cancelled(bench: Bench) -> None:
+    bench.container()
+    request_id = bench.ask()
+    bench.settle()
+    bench.cancel(request_id)
+    assert answer_to(bench, request_id)["code"] == 409
+    (outcome,) = [
+        e for e in bench.events() if e.payload["snapshot_id"] == snapshot_id_for(request_id)
+    ][1:]
+    assert outcome.type == SNAPSHOT_END
+
+
+def test_cancelling_twice_changes_nothing(bench: Bench) -> None:
+    bench.container()
+    request_id = bench.ask()
+    bench.cancel(request_id, reason="first")
+    bench.cancel(request_id, reason="second")
+    bench.settle()
+    bench.cancel(request_id, reason="third")
+
+    assert bench.outcome(request_id).payload["fault"]["message"] == "first"
+    assert bench.journal.dead_letters() == []
+
+
+def test_that_it_was_answered_is_believed_of_admins_only(bench: Bench) -> None:
+    bench.ask()
+    bench.ask()
+    for who, request_id in zip((ALICE, ADMIN), sorted_live(bench), strict=True):
+        bench.cancel(request_id, who=who, answered=True, reason="why")
+    first, second = (bench.journal.claim(bench.clock.now()) for _ in "ab")
+    assert first is not None
+    assert second is not None
+    told = {work.request_id: work.cancelled for work in (first, second)}
+    answered = [told[request_id] for request_id in sorted_live(bench)]
+    assert answered == [Cancellation("why", answered=False), Cancellation("why", answered=True)]
+
+
+def sorted_live(bench: Bench) -> list[str]:
+    return sorted(bench.journal.live())
+
+
+def test_a_router_that_has_answered_is_not_answered_itself(bench: Bench) -> None:
+    """It withdraws what it has answered, whether or not it came here, and whatever became of it."""
+    bench.cancel(UUID, who=ADMIN, answered=True)
+    bench.container()
+    request_id = bench.ask()
+    bench.settle()
+    told = bench.events()
+    bench.cancel(request_id, who=ADMIN, answered=True)
+    assert bench.events() == told
+    assert bench.journal.dead_letters() == []
+
+
+@pytest.mark.parametrize(
+    "payload", [{}, {"request_id": 5}, {"request_id": UUID, "reason": "\n"}, None], ids=repr
+)
+def test_an_invalid_cancellation_is_answered_and_kept(bench: Bench, payload: Any) -> None:
+    bench.ask(request_id=UUID)
+    bench.intake.on_message(message(payload, event_type=COMMIT_CANCEL))
+    (answer,) = bench.events()
+    assert answer.payload["fault"]["code"] == 400
+    assert cancelled(bench) is None
+
+
+# Questions
+
+
+def test_questions_are_passed_on(bench: Bench) -> None:
+    for payload in ({}, {"container": "web"}, {"container": UUID, "schema_version": "1.0"}):
+        bench.intake.take(message(payload, event_type=EXISTS_REQUEST))
+    assert bench.asked == [None, "web", UUID]
+    assert bench.events() == []
+
+
+@pytest.mark.parametrize("payload", [{"container": "a b"}, {"x": 1}, [], None], ids=repr)
+def test_an_invalid_question_is_kept_without_an_answer(bench: Bench, payload: Any) -> None:
+    bench.intake.on_message(message(payload, event_type=EXISTS_REQUEST))
+    assert bench.asked == []
+    assert bench.events() == []
+    assert len(bench.journal.dead_letters()) == 1
+
+
+# Deletions
+
+
+def test_a_deletion_is_passed_on(bench: Bench) -> None:
+    payload = {
+        "event_id": "e-1",
+        "container_uuid": UUID.upper(),
+        "occurred_at": "2026-11-24T22:15:00+01:00",
+    }
+    bench.intake.take(message(payload, event_type=CONTAINER_DELETE_START))
+    assert bench.deleting == [(UUID, "e-1", "2026-11-24T22:15:00+01:00", ALICE)]
+
+
+def test_a_deletion_in_another_services_words_is_one_too(bench: Bench) -> None:
+    payload = {"uuid": UUID, "host": "host-1", "status": "Deleting", "name": "web", "task": None}
+    taken = message(payload, event_type=CONTAINER_DELETE_START)
+    bench.intake.take(taken)
+    assert bench.deleting == [(UUID, OTHER, bench.clock.now().isoformat(), ALICE)]
+
+    nameless = replace(taken, message_id=None)
+    bench.intake.take(nameless)
+    bench.intake.take(nameless)
+    (_, event_id, _, _), again = bench.deleting[1:]
+    assert event_id
+    assert again[1] == event_id, "the same message is the same deletion"
+    bench.intake.take(replace(nameless, timestamp="2026-01-01 00:00:01"))
+    assert bench.deleting[-1][1] != event_id
+
+
+def test_the_deletion_of_an_unknown_container_is_no_fault(bench: Bench) -> None:
+    calls = replace(bench.intake.calls, deleting=lambda *_: False)
+    intake = replace(bench.intake, calls=calls)
+    intake.on_message(message({"uuid": UUID}, event_type=CONTAINER_DELETE_START))
+    assert bench.journal.dead_letters() == []
+
+
+@pytest.mark.parametrize("payload", [{}, {"uuid": 5}, {"uuid": UUID, "occurred_at": "noon"}, None])
+def test_an_invalid_deletion_is_kept_without_an_answer(bench: Bench, payload: Any) -> None:
+    bench.intake.on_message(message(payload, event_type=CONTAINER_DELETE_START))
+    assert bench.deleting == []
+    assert bench.events() == []
+    assert len(bench.journal.dead_letters()) == 1
+
+
+# By way of a router
+
+
+def routed(bench: Bench, seconds: float, **fields: Any) -> dict[str, Any]:
+    """Return a request as a router sends it, void after so many seconds."""
+    accept_by = bench.clock.now() + timedelta(seconds=seconds)
+    return request(request_id=UUID, host=HOST, accept_by=accept_by.isoformat(), **fields)
+
+
+def test_a_request_in_time_is_for_now(bench: Bench) -> None:
+    bench.intake.take(message(routed(bench, 1)))
+    assert bench.journal.claim(bench.clock.now()) is not None
+
+
+@pytest.mark.parametrize("seconds", [0, -3600])
+def test_a_request_that_comes_too_late_waits_for_the_routers_word(
+    bench: Bench, seconds: float
+) -> None:
+    bench.container()
+    bench.intake.take(message(routed(bench, seconds)))
+    patience = VOID_PATIENCE.total_seconds()
+    bench.clock.advance(patience - 0.001)
+    assert bench.journal.claim(bench.clock.now()) is None
+    bench.clock.advance(0.001)
+    bench.settle()
+
+    fault = bench.outcome(UUID).payload["fault"]
+    assert (fault["code"], fault["exception"]) == (504, "TimedOut")
+    assert [event.type for event in bench.events()] == [SNAPSHOT_ERROR]
+    assert not [call for call in bench.trouble.calls if not call.endswith("discard")]
+
+
+def test_a_request_that_its_router_has_answered_ends_without_a_word(bench: Bench) -> None:
+    bench.container()
+    bench.intake.take(message(routed(bench, -1)))
+    bench.cancel(UUID, who=ADMIN, answered=True, reason="host was silent")
+    bench.settle()
+    assert bench.events() == []
+    assert bench.images() == {}
+    assert bench.journal.live() == frozenset()
+    latest = bench.journal.snapshot(UUID)
+    assert latest is not None
+    assert checked(latest).payload["status"] == "error"
+    assert latest.payload["fault"]["message"] == "host was silent"
+
+
+def test_a_request_that_two_routers_send_is_one(bench: Bench) -> None:
+    for seconds in (30, 60, -5):
+        bench.intake.on_message(message(routed(bench, seconds), message_id=str(uuid.uuid4())))
+    assert bench.journal.dead_letters() == []
+    work = bench.journal.claim(bench.clock.now())
+    assert work is not None
+    assert work.step.payload["accept_by"] == routed(bench, 30)["accept_by"]
+    assert bench.journal.claim(bench.clock.now() + timedelta(days=1)) is None
 
 
 # When the journal cannot

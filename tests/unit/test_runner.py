@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.twins import ALICE, Bench, FusedJournal, PowerCut, checked
-from tintype.adapters.clock import SystemClock
+from tests.support.twins import ALICE, HOST, Bench, FusedJournal, PowerCut, checked
+from tintype.adapters.clock import ManualClock, SystemClock
 from tintype.adapters.memory_bus import MemoryBus
 from tintype.adapters.sqlite_journal import SqliteJournal
 from tintype.core.errors import (
@@ -34,6 +34,7 @@ from tintype.core.errors import (
     Unavailable,
 )
 from tintype.core.events import (
+    COMMIT_ACCEPTED,
     COMMIT_REQUEST,
     OUTCOMES,
     SNAPSHOT_END,
@@ -42,10 +43,17 @@ from tintype.core.events import (
     SNAPSHOT_START,
     Event,
 )
-from tintype.core.ports import ContainerState, Handler, OutboxRow, Services, Work
+from tintype.core.ports import (
+    Cancellation,
+    ContainerState,
+    Handler,
+    OutboxRow,
+    Services,
+    Work,
+)
 from tintype.core.relay import BATCH, Relay
 from tintype.core.runner import Backoff, Progress, Runner
-from tintype.core.snapshot import CAPTURE, UPLOAD
+from tintype.core.snapshot import ABORT, CAPTURE, FINISH, RESERVE, UPLOAD
 from tintype.handlers import table
 
 PATIENCE = 20.0
@@ -1142,3 +1150,545 @@ def test_runner_and_relay_together_tell_every_request_in_order(bench: Bench) -> 
         assert types[-1] == SNAPSHOT_END
         assert sum(event_type in OUTCOMES for event_type in types) == 1
     assert bench.journal.pending(10) == []
+
+
+# Cancelling
+
+
+def during(bench: Bench, step_type: str, do: Callable[[], object], *, error: Any = None) -> None:
+    """Have something done while a step runs for the first time: at its end, or its checkpoint."""
+    done: list[None] = []
+
+    def meanwhile(event: Event, services: Services) -> Iterable[Event]:
+        def once() -> None:
+            if not done:
+                done.append(None)
+                do()
+
+        def checkpoint() -> None:
+            once()
+            services.checkpoint()
+
+        events = list(table()[step_type](event, replace(services, checkpoint=checkpoint)))
+        if error is not None and not done:
+            once()
+            raise error
+        once()
+        return events
+
+    bench.table = {**table(), step_type: meanwhile}
+    bench.restart(bench.journal)
+
+
+def cancelled_fault(bench: Bench, request_id: str) -> dict[str, Any]:
+    outcome = bench.outcome(request_id)
+    assert outcome.type == SNAPSHOT_ERROR
+    fault: dict[str, Any] = outcome.payload["fault"]
+    assert (fault["code"], fault["exception"]) == (499, "Cancelled")
+    assert fault["image_deleted"] is True
+    assert bench.images("glance") == bench.images("directory") == {}
+    bench.require_clean_engine()
+    return fault
+
+
+STEPS = range(6)
+"""Numbers of the steps of a plain request before the last, `snapshot.finish`."""
+
+
+@pytest.mark.parametrize("number", STEPS)
+def test_a_request_can_be_cancelled_before_any_step(bench: Bench, number: int) -> None:
+    bench.container()
+    request_id = bench.ask()
+    for _ in range(number):
+        assert bench.run_step().step.type != FINISH
+    bench.cancel(request_id, reason="not any more")
+    bench.settle()
+    assert cancelled_fault(bench, request_id)["message"] == "not any more"
+    starts = [event for event in bench.events(request_id) if event.type == SNAPSHOT_START]
+    assert len(starts) == (number >= 2), "of what had not begun no start is told"
+
+
+@pytest.mark.parametrize("step_type", [COMMIT_REQUEST, RESERVE, CAPTURE, UPLOAD])
+def test_a_request_can_be_cancelled_during_any_step(bench: Bench, step_type: str) -> None:
+    bench.container()
+    request_id = bench.ask(stores=BOTH)
+    during(bench, step_type, lambda: bench.cancel(request_id))
+    bench.settle()
+    cancelled_fault(bench, request_id)
+
+
+def test_an_upload_stops_at_its_next_chunk(bench: Bench) -> None:
+    bench.container()
+    request_id = bench.ask()
+    during(bench, UPLOAD, lambda: bench.cancel(request_id))
+    bench.settle()
+    assert cancelled_fault(bench, request_id)["phase"] == "uploading"
+    assert not [event for event in bench.progress if event.payload["bytes_done"]]
+    assert "glance.complete" not in bench.trouble.calls
+
+
+def test_a_container_is_thawed_when_its_request_is_cancelled_while_it_is_frozen(
+    bench: Bench,
+) -> None:
+    container = bench.container()
+    request_id = bench.ask()
+    committing = bench.engine._fail
+
+    def cancel_then(call: str) -> None:
+        if call == "commit":
+            bench.cancel(request_id)
+        committing(call)
+
+    bench.engine._fail = cancel_then
+    bench.settle()
+    bench.engine._fail = committing
+    cancelled_fault(bench, request_id)
+    assert bench.engine.by_id[container.engine_id].state is ContainerState.RUNNING
+
+
+def test_a_request_that_waits_for_a_store_is_cancelled_at_once(bench: Bench) -> None:
+    bench.container()
+    bench.trouble.plan("glance.upload", Unavailable("away"), times=1000)
+    request_id = bench.ask()
+    while "glance.upload" not in bench.trouble.calls:
+        bench.run_step()
+    assert bench.journal.claim(bench.clock.now()) is None
+    bench.cancel(request_id)
+    before = bench.clock.now()
+    while bench.journal.live():
+        bench.run_step()
+    assert bench.clock.now() == before
+    cancelled_fault(bench, request_id)
+
+
+def test_a_step_that_fails_as_it_is_cancelled_does_not_wait_either(bench: Bench) -> None:
+    bench.container()
+    request_id = bench.ask()
+    cancel = lambda: bench.cancel(request_id)  # noqa: E731 - it is handed on
+    during(bench, COMMIT_REQUEST, cancel, error=Unavailable("away"))
+    while bench.journal.live():
+        bench.run_step()
+    cancelled_fault(bench, request_id)
+
+
+def test_a_request_that_waits_for_its_container_is_cancelled_at_once(bench: Bench) -> None:
+    bench.container()
+    bench.trouble.plan("glance.upload", Unavailable("away"), times=2)
+    first, second = bench.ask(), bench.ask()
+    while (work := bench.journal.claim(bench.clock.now())) is not None:
+        bench.runner.run(work)
+    assert "glance.upload" in bench.trouble.calls
+    bench.cancel(second)
+    while second in bench.journal.live():
+        bench.run_step()
+    assert bench.outcome(second).payload["fault"]["code"] == 499
+    assert bench.engine.owners() == {first}, "the other's capture is left alone"
+
+    bench.settle()
+    assert bench.outcome(first).type == SNAPSHOT_END
+    assert len(bench.images()) == 1
+
+
+def test_a_request_that_waits_for_a_place_is_cancelled_at_once(bench: Bench) -> None:
+    for name in ("web", "db"):
+        bench.container(name)
+    bench.trouble.plan("glance.upload", Unavailable("away"), times=100)
+    first, second = bench.ask("web"), bench.ask("db")
+    while (work := bench.journal.claim(bench.clock.now(), 1)) is not None:
+        bench.runner.run(work)
+    bench.cancel(second)
+    while (work := bench.journal.claim(bench.clock.now(), 1)) is not None:
+        bench.runner.run(work)
+    assert bench.outcome(second).payload["fault"]["code"] == 499
+    assert bench.journal.live() == {first}
+
+
+@pytest.mark.parametrize("meanwhile", [False, True])
+def test_a_request_that_is_being_finished_ends_well(bench: Bench, *, meanwhile: bool) -> None:
+    bench.container()
+    request_id = bench.ask()
+    if meanwhile:
+        during(bench, FINISH, lambda: bench.cancel(request_id))
+    else:
+        while not any(status == "active" for status in bench.images().values()):
+            bench.run_step()
+        bench.run_step()
+        bench.cancel(request_id)
+    bench.settle()
+    assert bench.outcome(request_id).type == SNAPSHOT_END
+    assert list(bench.images().values()) == ["active"]
+    assert bench.journal.dead_letters() == []
+
+
+def test_cleaning_up_after_a_cancellation_waits_for_what_is_away(bench: Bench) -> None:
+    bench.container()
+    request_id = bench.ask()
+    for _ in range(4):
+        bench.run_step()
+    bench.cancel(request_id)
+    bench.trouble.plan("glance.discard", Unavailable("away"), times=7)
+    bench.settle()
+    assert bench.outcome(request_id).payload["fault"]["image_deleted"] is False
+    assert bench.images() == {}
+    assert bench.trouble.calls.count("glance.discard") == 8
+
+
+def test_a_cancelled_request_does_not_disturb_the_next_of_its_container(bench: Bench) -> None:
+    bench.container()
+    first, second = bench.ask(), bench.ask()
+    bench.cancel(first)
+    bench.settle()
+    assert bench.outcome(first).payload["fault"]["code"] == 499
+    assert bench.outcome(second).type == SNAPSHOT_END
+
+
+def test_a_running_step_is_cancelled_by_another_thread(bench: Bench) -> None:
+    entered = threading.Event()
+
+    def endless(_: Event, services: Services) -> Iterable[Event]:
+        entered.set()
+        pause = threading.Event()
+        while True:
+            services.checkpoint()
+            pause.wait(0.005)
+
+    request_id = bench.ask(deadline="2999-01-01T00:00:00Z")
+    with running(runner_of(bench, {**table(), COMMIT_REQUEST: endless}, workers=1)) as runner:
+        assert entered.wait(PATIENCE)
+        assert runner.cancel(request_id, Cancellation("enough")) is True
+        until(lambda: not bench.journal.live(), "the request done")
+        assert runner.cancel(str(uuid.uuid4()), Cancellation("enough")) is False
+        until(lambda: not runner._running, "the worker idle")
+    assert bench.outcome(request_id).payload["fault"]["message"] == "enough"
+
+
+# Answered by somebody else
+
+
+ANSWERED = Cancellation("the router has answered", answered=True)
+
+
+def require_silent_end(bench: Bench, request_id: str) -> None:
+    """Fail unless a request that was answered elsewhere has left nothing, and said nothing."""
+    assert bench.journal.live() == frozenset()
+    assert not [event for event in bench.events(request_id) if event.type in OUTCOMES]
+    assert bench.images("glance") == bench.images("directory") == {}
+    bench.require_clean_engine()
+    latest = bench.journal.snapshot(request_id)
+    assert latest is not None
+    assert checked(latest).type == SNAPSHOT_ERROR, "whoever asks is told how it ended"
+    assert latest.payload["fault"]["message"] == ANSWERED.reason
+
+
+@pytest.mark.parametrize("number", STEPS)
+def test_what_was_answered_elsewhere_ends_without_a_word(bench: Bench, number: int) -> None:
+    bench.container()
+    request_id = bench.ask(stores=BOTH)
+    for _ in range(number):
+        bench.run_step()
+    assert bench.runner.cancel(request_id, ANSWERED)
+    bench.settle()
+    require_silent_end(bench, request_id)
+
+
+@pytest.mark.parametrize("step_type", [COMMIT_REQUEST, RESERVE, CAPTURE, UPLOAD, FINISH])
+def test_what_is_answered_elsewhere_during_a_step_leaves_no_image(
+    bench: Bench, step_type: str
+) -> None:
+    """Not even one that is whole by then: others were told that it is deleted."""
+    bench.container()
+    request_id = bench.ask(stores=BOTH)
+    during(bench, step_type, lambda: bench.runner.cancel(request_id, ANSWERED))
+    bench.settle()
+    require_silent_end(bench, request_id)
+
+
+def test_an_error_that_is_answered_elsewhere_meanwhile_is_not_told(bench: Bench) -> None:
+    bench.container()
+    bench.trouble.plan("glance.upload", Refused(ANSWERED.reason))
+    request_id = bench.ask()
+    during(bench, ABORT, lambda: bench.runner.cancel(request_id, ANSWERED))
+    bench.settle()
+    require_silent_end(bench, request_id)
+
+
+@pytest.mark.parametrize("step_type", [UPLOAD, ABORT])
+def test_who_cancels_too_does_not_undo_that_it_was_answered(bench: Bench, step_type: str) -> None:
+    bench.container()
+    request_id = bench.ask()
+
+    def both() -> None:
+        bench.runner.cancel(request_id, ANSWERED)
+        bench.runner.cancel(request_id, Cancellation("I do not want it"))
+
+    if step_type == ABORT:
+        bench.trouble.plan("glance.upload", Refused(ANSWERED.reason))
+    during(bench, step_type, both)
+    bench.settle()
+    require_silent_end(bench, request_id)
+
+
+def test_who_cancels_between_two_steps_does_not_undo_that_it_was_answered(bench: Bench) -> None:
+    bench.container()
+    request_id = bench.ask()
+    bench.runner.cancel(request_id, ANSWERED)
+    assert bench.run_step().step.type == COMMIT_REQUEST
+    bench.restart(bench.journal)  # what is in memory is gone, as at the end of every step
+    bench.cancel(request_id, reason="I do not want it")
+    bench.settle()
+    require_silent_end(bench, request_id)
+
+
+def test_what_cannot_be_cleaned_after_an_answer_elsewhere_holds_nobody_up(bench: Bench) -> None:
+    bench.container()
+    first = bench.ask()
+    for _ in range(3):
+        bench.run_step()
+    bench.runner.cancel(first, ANSWERED)
+    bench.trouble.plan("glance.discard", Unavailable("away"), times=12)
+    second = bench.ask(stores=["directory"])
+    while second in bench.journal.live():
+        work = bench.journal.claim(bench.clock.now(), 1)
+        if work is None:
+            bench.clock.advance(61)
+        else:
+            bench.runner.run(work)
+    assert first in bench.journal.live(), "it is still being swept"
+    bench.settle()
+    assert bench.outcome(second).type == SNAPSHOT_END
+    assert bench.images("glance") == {}
+
+
+# By way of a router
+
+
+@dataclass
+class Bus:
+    """What carries events off the host, when it is told to."""
+
+    bench: Bench
+    taken: dict[str, Event] = field(default_factory=dict)
+
+    def carry(self) -> None:
+        """Publish what is pending, and confirm it."""
+        rows = self.bench.journal.pending(1000)
+        self.taken |= {row.event.id: checked(row.event) for row in rows}
+        if rows:
+            self.bench.journal.confirm(rows)
+
+    def settle(self) -> None:
+        """Run all steps, each beside a relay that works."""
+        for _ in range(300):
+            self.carry()
+            work = self.bench.journal.claim(self.bench.clock.now())
+            if work is not None:
+                self.bench.runner.run(work)
+            elif self.bench.journal.live():
+                self.bench.clock.advance(1)
+            else:
+                return
+        raise AssertionError("still at work")
+
+    def types(self) -> list[str]:
+        return [event.type for event in self.taken.values()]
+
+
+def routed_bench(journal: SqliteJournal | None = None, *, slow: bool = False) -> Bench:
+    """Return a host whose clock is before that of the broker's confirms, or behind if `slow`."""
+    ahead = timedelta(hours=-1 if slow else 1)
+    bench = Bench(
+        journal=journal or SqliteJournal(":memory:"), clock=ManualClock(datetime.now(UTC) + ahead)
+    )
+    bench.container()
+    return bench
+
+
+def ask_routed(bench: Bench, *, seconds: float = 30, deadline: float = 3600, **fields: Any) -> str:
+    now = bench.clock.now()
+    return bench.ask(
+        host=HOST,
+        accept_by=(now + timedelta(seconds=seconds)).isoformat(),
+        deadline=(now + timedelta(seconds=deadline)).isoformat(),
+        **fields,
+    )
+
+
+def test_a_routed_request_says_first_that_it_is_accepted() -> None:
+    bench = routed_bench()
+    bus = Bus(bench)
+    request_id = ask_routed(bench)
+    bench.run_step()
+    latest = bench.journal.snapshot(request_id)
+    assert latest is not None
+    assert checked(latest).type == SNAPSHOT_PROGRESS, "that is no word about the snapshot"
+    bus.settle()
+    assert bus.types() == [COMMIT_ACCEPTED, SNAPSHOT_START, SNAPSHOT_END]
+
+
+def test_nothing_is_begun_before_the_bus_has_the_word_that_it_is_accepted() -> None:
+    bench = routed_bench()
+    request_id = ask_routed(bench, image_id=str(uuid.uuid4()))
+    for _ in range(25):
+        work = bench.journal.claim(bench.clock.now())
+        if work is not None:
+            bench.runner.run(work)
+        bench.clock.advance(1)
+    assert bench.engine.owners() == frozenset()
+    assert bench.images() == {}
+    assert not [call for call in bench.trouble.calls if call.startswith("glance")]
+    assert [event.type for event in bench.events(request_id)] == [COMMIT_ACCEPTED]
+    assert bench.engine.actions == []
+
+    bus = Bus(bench)
+    bus.settle()
+    assert bus.types()[-1] == SNAPSHOT_END
+
+
+def test_what_the_bus_hears_too_late_is_not_begun() -> None:
+    bench = routed_bench(slow=True)
+    bus = Bus(bench)
+    ask_routed(bench)
+    bench.run_step()
+    bus.carry()
+    bus.settle()
+    assert bus.types() == [COMMIT_ACCEPTED, SNAPSHOT_ERROR]
+    fault = list(bus.taken.values())[-1].payload["fault"]
+    assert (fault["code"], fault["image_deleted"]) == (504, True)
+    assert "glance.reserve" not in bench.trouble.calls
+    assert bench.engine.actions == []
+
+
+def test_what_the_bus_never_hears_is_given_up_when_it_is_void() -> None:
+    bench = routed_bench()
+    request_id = ask_routed(bench, seconds=30)
+    bench.settle()
+    outcome = bench.outcome(request_id)
+    assert outcome.payload["fault"]["code"] == 504
+    assert "glance.reserve" not in bench.trouble.calls
+    assert bench.engine.actions == []
+
+
+def test_a_request_that_waits_past_its_time_to_be_taken_is_void() -> None:
+    bench = routed_bench()
+    bench.trouble.plan("engine.inspect", Unavailable("away"), times=1000)
+    request_id = ask_routed(bench, seconds=30)
+    bench.settle()
+    assert [event.type for event in bench.events(request_id)] == [SNAPSHOT_ERROR]
+    assert bench.outcome(request_id).payload["fault"]["code"] == 504
+
+
+def test_an_accepted_request_may_take_longer_than_the_time_to_be_taken() -> None:
+    bench = routed_bench()
+    bus = Bus(bench)
+    ask_routed(bench, seconds=30)
+    bench.run_step()
+    bus.carry()
+    bench.clock.advance(1800)
+    bus.settle()
+    assert bus.types()[-1] == SNAPSHOT_END
+
+
+def test_a_refused_request_is_answered_without_being_accepted() -> None:
+    bench = routed_bench()
+    bus = Bus(bench)
+    ask_routed(bench, container="nobody")
+    bus.settle()
+    assert bus.types() == [SNAPSHOT_ERROR]
+
+
+def late(bench: Bench) -> None:
+    """Let so much time pass before the last step of a request that it comes after its deadline."""
+    while not any(status == "active" for status in bench.images().values()):
+        bench.run_step()
+    assert bench.run_step().step.type == UPLOAD, "which finds that nothing is missing"
+    bench.clock.advance(7200)
+
+
+def test_a_routed_request_that_is_late_is_an_error_and_leaves_no_image() -> None:
+    """Its router has answered that it failed, or is about to."""
+    bench = routed_bench()
+    bus = Bus(bench)
+    ask_routed(bench, deadline=3600)
+    bench.run_step()
+    bus.carry()
+    late(bench)
+    bus.settle()
+    assert bus.types() == [COMMIT_ACCEPTED, SNAPSHOT_START, SNAPSHOT_ERROR]
+    fault = list(bus.taken.values())[-1].payload["fault"]
+    assert (fault["code"], fault["image_deleted"]) == (504, True)
+    assert bench.images() == {}
+    bench.require_clean_engine()
+
+
+def test_a_request_that_came_straight_is_told_of_however_late() -> None:
+    bench = routed_bench()
+    deadline = bench.clock.now() + timedelta(seconds=3600)
+    request_id = bench.ask(deadline=deadline.isoformat())
+    late(bench)
+    bench.settle()
+    assert bench.outcome(request_id).type == SNAPSHOT_END
+
+
+# Cancelled or routed, and the power is cut
+
+
+def script(
+    bench: Bench, bus: Bus, request_id: str, cancellation: Cancellation | None, sent: list[None]
+) -> None:
+    """A routed request, cancelled when its image is reserved, or not: `sent` is filled then."""
+    ask_routed(bench, request_id=request_id, stores=BOTH)
+    if cancellation is not None:
+        while not bench.images():
+            bus.carry()
+            bench.run_step()
+        sent.append(None)
+        bench.runner.cancel(request_id, cancellation)
+    bus.settle()
+
+
+KINDS: dict[str, Cancellation | None] = {
+    "routed": None,
+    "cancelled": Cancellation("somebody asked"),
+    "answered": ANSWERED,
+}
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_power_cut_changes_nothing_about_the_end(
+    tmp_path: Path, kind: str, *, after: bool
+) -> None:
+    cancellation = KINDS[kind]
+    number = 0
+    while True:
+        number += 1
+        path = tmp_path / f"journal-{number}"
+        journal = FusedJournal(path)
+        bench = routed_bench(journal)
+        bus = Bus(bench)
+        journal.fatal_write, journal.after = number, after
+        request_id, sent = str(uuid.uuid4()), list[None]()
+        try:
+            script(bench, bus, request_id, cancellation, sent)
+        except PowerCut:
+            bench.journal.close()
+            bench.restart(SqliteJournal(path))
+            bench.journal.recover()
+            if request_id not in bench.journal.live() and not bus.taken:
+                ask_routed(bench, request_id=request_id, stores=BOTH)
+            if cancellation is not None and sent:
+                bench.runner.cancel(request_id, cancellation)  # the bus brings it again
+            bus.settle()
+        else:
+            break
+        finally:
+            bench.journal.close()
+        ended = [event.type for event in bus.taken.values() if event.type in OUTCOMES]
+        if cancellation is None or not sent:
+            assert ended == [SNAPSHOT_END], number
+            assert list(bench.images().values()) == ["active"]
+        else:
+            assert ended == ([] if cancellation.answered else [SNAPSHOT_ERROR]), number
+            assert bench.images("glance") == bench.images("directory") == {}
+        bench.require_clean_engine()
+    assert number > 12
