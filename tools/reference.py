@@ -54,8 +54,8 @@ def events() -> str:
     parts.append(_table(accepted))
     parts.append(
         "\n## `image.snapshot.start`, `.progress`, `.end`, `.error`, `.exists`\n\n"
-        "All five carry all of these fields. `.exists` tells on demand how a snapshot stands, with\n"
-        "the payload of its latest event: it is no outcome, and nothing should be triggered by it.\n"
+        "All five carry all of these fields. `.exists` tells on demand how a snapshot stands,\n"
+        "with the payload of its latest event: it is no outcome, and triggers nothing.\n"
     )
     parts.append(_table(SCHEMAS["image.snapshot"]))
     for name in ("start", "progress", "end", "error"):
