@@ -160,23 +160,35 @@ class Watcher:
     # The stream
 
     def _follow_all(self) -> None:
+        self._repeat("watching", self._follow, lambda: None)
+
+    def _repeat(self, what: str, work: Callable[[], None], idle: Callable[[], object]) -> None:
+        """Do something until it is to stop, whatever becomes of it."""
         failures = 0
         while not self._stopping.is_set():
             try:
-                self._follow()
-                failures = 0
+                work()
             except Unavailable as error:
                 failures += 1
-                LOG.warning("watching: %s", error)
+                LOG.warning("%s: %s", what, error)
             except Exception:
-                # The watcher's edge: a defect in one event must not end the watching.
+                # A thread's edge: a defect must not end it, and with it all that it would tell.
                 failures += 1
-                LOG.exception("watching broke")
-            if failures:
-                self._lost = True
-                self._stopping.wait(self._backoff.delay(failures).total_seconds())
+                LOG.exception("%s broke", what)
+            else:
+                failures = 0
+                idle()
+                continue
+            self._stopping.wait(self._backoff.delay(failures).total_seconds())
 
     def _follow(self) -> None:
+        try:
+            self._follow_for_a_while()
+        except BaseException:
+            self._lost = True
+            raise
+
+    def _follow_for_a_while(self) -> None:
         since = self._log.resume_point()
         if since is None:
             since = nanoseconds(self._services.clock.now())
@@ -194,11 +206,21 @@ class Watcher:
                     return
                 seen = (event.at, event.action, event.engine_id)
                 if seen not in self._seen:
-                    self._take(event, max(since, event.at))
                     since = max(since, event.at)
+                    self._take_or_pass_over(event, since)
                     self._seen.append(seen)
         if began - since > QUIET:
             self._log.observe((), {}, began)
+
+    def _take_or_pass_over(self, event: EngineEvent, resume_point: int) -> None:
+        """Tell of an event; one that cannot be told must not keep the later ones back."""
+        try:
+            self._take(event, resume_point)
+        except Unavailable:
+            raise
+        except Exception:
+            # What it has led to the next pass tells.
+            LOG.exception("%s of container %s is passed over", event.action, event.engine_id)
 
     def _take(self, event: EngineEvent, resume_point: int) -> None:
         with self._turn:
@@ -269,25 +291,10 @@ class Watcher:
     # The passes
 
     def _tell_all(self) -> None:
-        failures = 0
-        while not self._stopping.is_set():
-            self._wake.clear()
-            try:
-                self._tell()
-                failures = 0
-            except Unavailable as error:
-                failures += 1
-                LOG.warning("telling of all containers: %s", error)
-            except Exception:
-                # The teller's edge: a defect must not end it, and with it all schedules.
-                failures += 1
-                LOG.exception("telling of containers broke")
-            if failures:
-                self._stopping.wait(self._backoff.delay(failures).total_seconds())
-            else:
-                self._wake.wait(TICK_SECONDS)
+        self._repeat("telling", self._tell, lambda: self._wake.wait(TICK_SECONDS))
 
     def _tell(self) -> None:
+        self._wake.clear()
         now = self._services.clock.now()
         with self._lock:
             asked, self._asked = self._asked, set()
