@@ -67,9 +67,10 @@ class BusListener:
     declaration of the queue.
 
     `url`: as oslo.messaging's `transport_url`; driver options may follow as its query, for example
-    `?ssl=1&ssl_ca_file=/etc/ssl/bus.pem`. There is one consumer for each topic and priority, and
-    `prefetch` counts for each: at most 7 * topics * prefetch * max_message_bytes of bodies are held
-    in memory (70 MiB for two topics), and what each of `threads` callbacks makes of one.
+    `?ssl=1&ssl_ca_file=/etc/ssl/bus.pem`. There is one consumer for each queue, and `prefetch`
+    counts for each: at most 7 * topics * prefetch * max_message_bytes of bodies are held in memory
+    (70 MiB for two topics; for a pool prefetch * max_message_bytes), and what each of `threads`
+    callbacks makes of one.
     """
 
     def __init__(

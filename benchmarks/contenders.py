@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lab import FOLDER, Images, Stack, until
-from listener_process import Listener, Witness, request
+from listener_process import Listener, Seen, Witness, request
 from processes import BenchError, child, memory_mb, wait_measuring
 
 from tintype.core.events import OUTCOMES, SNAPSHOT_END
@@ -76,10 +76,15 @@ class Tintype:
             publisher = at_end.enter_context(closing(listener.publisher()))
             process = at_end.enter_context(listener.running(listener.configure(store="glance")))
             idle = memory_mb(process.pid, "VmRSS")
+            asked = request(container, self._stack.run)
             began = time.monotonic()
-            publisher.publish(request(container, self._stack.run))
-            until(lambda: _outcomes(witness), "the outcome of the request", SNAPSHOT_SECONDS)
-            moment, event_type, payload = _outcomes(witness)[0]
+            publisher.publish(asked)
+
+            def outcomes() -> list[Seen]:
+                return [each for each in witness.of(asked.id) if each[1] in OUTCOMES]
+
+            until(outcomes, "the outcome of the request", SNAPSHOT_SECONDS)
+            moment, event_type, payload = outcomes()[0]
             if event_type != SNAPSHOT_END:
                 raise BenchError(f"{event_type}: {payload['fault']}")
             details = {
@@ -88,19 +93,15 @@ class Tintype:
                 "paused_ms": payload["paused_ms"],
                 "duration_ms": payload["duration_ms"],
                 "size_bytes": payload["size_bytes"],
-                "first_seen_seconds": _timeline(witness, began),
+                "first_seen_seconds": _timeline(witness.of(asked.id), began),
             }
             return Result(round(moment - began, 3), memory_mb(process.pid), details)
 
 
-def _outcomes(witness: Witness) -> list[tuple[float, str, dict[str, Any]]]:
-    return [event for event in list(witness.events) if event[1] in OUTCOMES]
-
-
-def _timeline(witness: Witness, began: float) -> dict[str, float]:
+def _timeline(events: Sequence[Seen], began: float) -> dict[str, float]:
     """Return when each kind of event first came, seconds; progress is told once a second."""
     seen: dict[str, float] = {}
-    for moment, event_type, payload in witness.events:
+    for moment, event_type, payload in events:
         kind = f"{event_type} {payload['phase']}"
         for key in [kind, "first bytes sent"] if payload["bytes_done"] else [kind]:
             seen.setdefault(key, round(moment - began, 2))

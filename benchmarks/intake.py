@@ -11,9 +11,7 @@ already answer the first (the container they ask for does not exist).
 from __future__ import annotations
 
 import argparse
-import json
 import sqlite3
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,7 +22,7 @@ from typing import Any
 
 from lab import Stack
 from listener_process import Listener, request
-from processes import BenchError, child, heed_sigterm, turn_deaf
+from processes import BenchError, heed_sigterm, turn_deaf
 from report import medians, ratios, surroundings, table, write
 
 FIELD = "messages_per_second"
@@ -95,7 +93,7 @@ def _once(
 def _journal(listener: Listener, messages: int) -> dict[str, float]:
     """Watch the rows of the listener's journal from outside."""
     journal = listener.folder / "journal.sqlite"
-    with listener.starting(listener.configure(store="directory")):
+    with listener.starting(listener.configure(roles="agent")):
         first = began = 0.0
         deadline = time.monotonic() + PATIENCE_SECONDS
         rows = 0
@@ -120,15 +118,7 @@ def _rows(journal: Path) -> int:
 
 def _count(listener: Listener, messages: int) -> dict[str, float]:
     """Let oslo.messaging's listener count for itself."""
-    script = Path(__file__).with_name("noop_listener.py")
-    command = [sys.executable, str(script), listener.stack.bus_url, listener.name, listener.topic]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with child([*command, str(messages)], **pipes) as process:
-        out, err = process.communicate(timeout=PATIENCE_SECONDS)
-    if process.returncode:
-        raise BenchError(f"the no-op listener: {err.decode(errors='replace')[-2000:]}")
-    result: dict[str, float] = json.loads(out)
-    return result
+    return listener.count_noop(messages, listener.topic, seconds=PATIENCE_SECONDS)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """oslo.messaging's own notification listener with an endpoint that does nothing, counted.
 
-Run by intake.py, and writes its result as JSON:
+Run by intake.py and index.py, and writes its result as JSON:
 
-    python noop_listener.py URL EXCHANGE TOPIC COUNT
+    python noop_listener.py URL EXCHANGE TOPIC COUNT [POOL]
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ class Counter:
 
 def main() -> None:
     """Listen until all messages have come and tell how fast they did."""
-    url, exchange, topic, expected = sys.argv[1:]
+    url, exchange, topic, expected, *pool = sys.argv[1:]
     conf = cfg.ConfigOpts()
     conf([], project="tintype-bench", default_config_files=[])
     transport = oslo_messaging.get_notification_transport(conf, f"{url}?amqp_durable_queues=true")
     counter = Counter(int(expected))
     target = oslo_messaging.Target(exchange=exchange, topic=topic)
     listener = oslo_messaging.get_notification_listener(
-        transport, [target], [counter], executor="threading"
+        transport, [target], [counter], executor="threading", pool=pool[0] if pool else None
     )
     listener.start()
     counter.done.wait()
