@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,13 @@ class RulesError(ValueError):
     """The file cannot be used; the message names it and, with a line for each, all its faults."""
 
 
-def read_rules(path: str | Path, validate: Validator, cron: Cron) -> tuple[Rule, ...]:
+def read_rules(
+    path: str | Path, validate: Validator, cron: Cron, stores: Collection[str] | None = None
+) -> tuple[Rule, ...]:
     """Return the rules in a file. Raises RulesError.
 
     `validate` checks one against its schema, `cron` reads a cron expression or raises Invalid.
+    `stores` are the names that a rule may give; None: any.
     """
     try:
         documents = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -38,7 +41,7 @@ def read_rules(path: str | Path, validate: Validator, cron: Cron) -> tuple[Rule,
     rules: list[Rule] = []
     faults: list[str] = []
     for index, document in enumerate(documents):
-        found = list(_faults(document, rules, validate, cron))
+        found = list(_faults(document, rules, validate, cron, stores))
         faults += [f"{path}: rule {index}: {fault}" for fault in found]
         if not found:
             rules.append(rule_of_document(document))
@@ -48,8 +51,12 @@ def read_rules(path: str | Path, validate: Validator, cron: Cron) -> tuple[Rule,
 
 
 def _faults(
-    document: Any, before: Sequence[Rule], validate: Validator, cron: Cron
-) -> Iterator[Violation]:
+    document: Any,
+    before: Sequence[Rule],
+    validate: Validator,
+    cron: Cron,
+    stores: Collection[str] | None,
+) -> Iterator[Violation | str]:
     """Yield what is wrong with one rule, its name's being taken included."""
     violations = validate(SCHEMA, document)
     if violations:
@@ -66,4 +73,8 @@ def _faults(
         try:
             cron(rule.schedule, datetime.now(UTC))
         except Invalid as error:
-            yield Violation("/schedule", "a cron expression", str(error))
+            yield f"/schedule: {error}"
+    for index, name in enumerate(rule.stores):
+        if stores is not None and name not in stores:
+            known = ", ".join(sorted(stores))
+            yield Violation(f"/stores/{index}", f"a store configured here ({known})", repr(name))

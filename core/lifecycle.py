@@ -51,6 +51,18 @@ _STATE_AFTER: Mapping[EngineAction, ContainerState] = {
 }
 """The others leave the state as it is, and do not tell it: it may have changed since."""
 
+OUR_LABELS = "tintype."
+"""What the labels begin with that mean something to us."""
+
+LABELS_BYTES = 32 * 1024
+"""Bound of what is told of a container's labels, names and values, in UTF-8. The engine has none,
+and an event that the broker refuses for its size would hold back all that follow it in the outbox;
+one above `[bus] max_message_bytes` (1 MiB) nobody reads. In the envelope, which is JSON in JSON, a
+byte becomes seven at the worst."""
+
+LONGEST_IMAGE = 1024
+"""Characters of an image's name, as schemas/container.json has them."""
+
 _ONCE = frozenset({EngineAction.CREATE, EngineAction.DESTROY})
 """What happens to a container but once, so that its event has one id however it was found out."""
 
@@ -74,8 +86,8 @@ class Teller:
             "engine_container_id": container.engine_id,
             "container_name": container.name,
             "state": container.state.value,
-            "base_image": container.image,
-            "labels": dict(container.labels),
+            "base_image": container.image if len(container.image) <= LONGEST_IMAGE else None,
+            "labels": self._bounded(container.labels),
             "project_id": owner.project_id,
             "tenant_id": owner.project_id,
             "user_id": owner.user_id,
@@ -83,6 +95,21 @@ class Teller:
             "exit_code": None,
             "old_name": None,
         }
+
+    def _bounded(self, labels: Mapping[str, str]) -> dict[str, str]:
+        """Return the labels that fit into LABELS_BYTES, those with a meaning for us first."""
+        owners = (self.ownership.project_label, self.ownership.user_label)
+        left = LABELS_BYTES
+        kept = {}
+        for name in sorted(
+            labels,
+            key=lambda name: (name not in owners, not name.startswith(OUR_LABELS), name),
+        ):
+            size = _size(name) + _size(labels[name])
+            if size <= left:
+                left -= size
+                kept[name] = labels[name]
+        return kept
 
     def exists(self, known: Mapping[str, Any], at: datetime) -> Event:
         """Tell that a container is there, as it was at that moment or a little later."""
@@ -151,6 +178,10 @@ def _event(event_type: str, told: Mapping[str, Any], event_id: str, moment: str)
     payload = {"event_id": event_id, **told, "occurred_at": moment}
     owner = Requester(told.get("project_id"), told.get("user_id"))
     return Event(event_type, payload, owner, event_id)
+
+
+def _size(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
 
 
 def _iso(at: datetime) -> str:

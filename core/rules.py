@@ -36,6 +36,8 @@ MOST_STORES = 8
 LONGEST_CRON = 255
 """Bounds, as schemas/container.commit.request.json has them."""
 
+_LONGEST_PLACE = 100
+
 _GAPS = " \t\r\n,;"
 _WHEN = "stop, die, before-delete or schedule=<cron>, separated by ',' or ';'"
 
@@ -198,8 +200,11 @@ def _read_stores(where: str, text: str) -> dict[str, Any]:
 
 
 def _read_unknown(where: str, _text: str) -> dict[str, Any]:
-    label = where.removeprefix("/labels/")
-    raise wrong("/labels", f"of {LABEL_PREFIX}* only {', '.join(_LABELS)}", label)
+    # In the place as elsewhere in the message, text is shown in a form that every store can keep.
+    shown = ascii(where[:_LONGEST_PLACE])[1:-1]
+    known = ", ".join(f"{LABEL_PREFIX}{name}" for name in _LABELS)
+    fault = Violation(shown, f"one of the labels {known}", "an unknown one")
+    raise Invalid(str(fault), [fault])
 
 
 _LABELS: Mapping[str, Callable[[str, str], dict[str, Any]]] = {

@@ -244,16 +244,31 @@ class Watcher:
             return before.payload
         if event.action is not EngineAction.DESTROY:
             try:
-                described = self._teller.describe(self._engine.inspect(event.engine_id))
+                container = self._look_at(event.engine_id)
+            except (NotFound, Refused):
+                container = None  # gone already
+            if container is not None:
+                described = self._teller.describe(container)
                 if event.action is EngineAction.RENAME:
                     # It has its new name, or one newer still; the event is about the one before.
                     described["container_name"] = before and before.payload["container_name"]
                 return described
-            except (NotFound, Refused):
-                pass  # gone already: the event must do
         if before is not None:
             return before.payload
         return self._teller.describe(of_engine_event(event))
+
+    def _look_at(self, ident: str) -> Container | None:
+        """Return a container, or None when the engine answers, but cannot tell of this one.
+
+        One of which it has lost a part is answered with an error for ever: waiting for that would
+        blind the whole host. Raises NotFound, Refused, and Unavailable without any answer.
+        """
+        try:
+            return self._engine.inspect(ident)
+        except Unavailable as error:
+            self._engine.check()
+            LOG.warning("container %s cannot be looked at: %s", ident, error)
+            return None
 
     def _record(
         self,
@@ -304,7 +319,8 @@ class Watcher:
             with self._lock:
                 self._asked |= asked
             raise
-        self._look_at_schedules(now)
+        finally:
+            self._look_at_schedules(now)
 
     def _tell_what_is_asked(self, asked: Collection[str | None], now: datetime) -> None:
         for ident in asked:
@@ -356,11 +372,24 @@ class Watcher:
         )
         with self._turn:
             try:
-                container: Container = self._engine.inspect(ident)
+                container = self._look_at(ident)
             except (NotFound, Refused):
                 return  # not here, or not to be told which: whoever is asked and knows, answers
-            known = self._teller.describe(container)
-            self._record([self._teller.exists(known, now)], {container.engine_id: known})
+            known = self._teller.describe(container) if container else self._known_as(ident)
+            if known is None:
+                return
+            told = {str(known["engine_container_id"]): known}
+            self._record([self._teller.exists(known, now)], told)
+
+    def _known_as(self, ident: str) -> Mapping[str, Any] | None:
+        """Return what was told of the one container that `ident` stands for."""
+        names = ("engine_container_id", "container_uuid", "container_name")
+        found = [
+            known.payload
+            for known in self._known.values()
+            if ident in [known.payload[name] for name in names]
+        ]
+        return found[0] if len(found) == 1 else None
 
     def _tell_of_snapshots(self, snapshots: Sequence[Event], now: datetime) -> None:
         """Tell how every snapshot stands, without a word that could be taken for its outcome."""

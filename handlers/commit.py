@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
@@ -10,6 +11,7 @@ from tintype.core.errors import (
     Forbidden,
     Invalid,
     NotFound,
+    Refused,
     StillFrozen,
     TimedOut,
     Unavailable,
@@ -20,6 +22,7 @@ from tintype.core.ownership import may_use
 from tintype.core.ports import CaptureOptions, ContainerState, Services
 from tintype.core.resolution import check_state
 from tintype.core.snapshot import (
+    ABORT,
     CAPTURE,
     RESERVE,
     UPLOAD,
@@ -29,33 +32,45 @@ from tintype.core.snapshot import (
     image_id_for,
 )
 
+LOG = logging.getLogger(__name__)
+
 
 def accept(event: Event, services: Services) -> Iterator[Event]:
     """Check a commit request against the container and the stores; decide the image ids.
 
     A request that came from a router is void once the time to take it is over: the router answers.
+    What is refused once the container is known is told with its ids, for whoever waits for an
+    outcome of that container; but not to one who may not use it.
     """
     now = services.clock.now()
     snapshot = Snapshot.begin(event, host=services.host, created_at=now.isoformat())
     accept_by = _accept_by(snapshot)
     if accept_by is not None and now >= accept_by:
         raise _not_in_time(accept_by)
-    names = _stores(snapshot, services)
     wanted_host = snapshot.request.get("host")
     if wanted_host not in (None, services.host):
         raise NotFound(f"host: {wanted_host!r} is not served here, this is {services.host!r}")
     container = services.engine.inspect(snapshot.request["container"])
     if not may_use(services.ownership.owner_of(container.labels).project_id, event.requester):
         raise Forbidden(f"container {container.name!r} belongs to another project")
-    check_state(container.name, container.state)
+    snapshot = replace(
+        snapshot,
+        engine_container_id=container.engine_id,
+        container_uuid=container.uuid,
+        container_name=container.name,
+    )
+    try:
+        names = _stores(snapshot, services)
+        check_state(container.name, container.state)
+    except (Invalid, Refused) as error:
+        LOG.warning("request %s: %s: %s", snapshot.request_id, type(error).__name__, error)
+        yield snapshot.failed(event.type, error).step(ABORT)
+        return
     if accept_by is not None:
         yield snapshot.accepted()
     first_id = snapshot.request.get("image_id") or image_id_for(snapshot.request_id)
     yield snapshot.step(
         RESERVE,
-        engine_container_id=container.engine_id,
-        container_uuid=container.uuid,
-        container_name=container.name,
         container_config=dict(container.config),
         container_labels=dict(container.labels),
         base_image=container.image,

@@ -47,7 +47,7 @@ def react(event: Event, services: Services) -> Iterator[Event]:
         return
     payload = event.payload
     moment = _moment(payload["occurred_at"])
-    rules, wrong = _rules(payload, services)
+    rules, wrong = _rules(payload, trigger, services)
     yield from wrong
     for rule in rules:
         if trigger in rule.on:
@@ -65,7 +65,7 @@ def scheduled(event: Event, services: Services) -> Iterator[Event]:
         return
     uuid = str(payload["container_uuid"])
     since, now = _moment(payload["since"]), _moment(payload["now"])
-    rules, wrong = _rules(payload, services)
+    rules, wrong = _rules(payload, SCHEDULE, services)
     yield from wrong
     for rule in rules:
         if rule.schedule is None:
@@ -73,7 +73,7 @@ def scheduled(event: Event, services: Services) -> Iterator[Event]:
         try:
             due = _latest_due(rule.schedule, since, now, services)
         except Invalid as error:
-            yield _mistake(payload, rule.name, _located(error, payload, rule), services)
+            yield _mistake(payload, rule.name, SCHEDULE, _located(error, payload, rule), services)
             continue
         if due is not None:
             request_id = derived_id(uuid, rule.name, due.isoformat(), "trigger")
@@ -83,11 +83,10 @@ def scheduled(event: Event, services: Services) -> Iterator[Event]:
 def mistakes(event: Event, services: Services) -> Iterator[Event]:
     """Tell what is wrong with a new container's labels, before they are needed.
 
-    The answer has the same id however often it is given, and also where `react` or `scheduled`
-    gives it.
+    The answer has the same id however often it is given.
     """
     payload = event.payload
-    rules, wrong = _rules(payload, services)
+    rules, wrong = _rules(payload, None, services)
     yield from wrong
     for rule in rules:
         if rule.schedule is None or rule.name != LABEL_RULE:
@@ -95,16 +94,18 @@ def mistakes(event: Event, services: Services) -> Iterator[Event]:
         try:
             services.cron(rule.schedule, services.clock.now())
         except Invalid as error:
-            yield _mistake(payload, rule.name, _located(error, payload, rule), services)
+            yield _mistake(payload, rule.name, None, _located(error, payload, rule), services)
 
 
-def _rules(payload: Mapping[str, Any], services: Services) -> tuple[list[Rule], list[Event]]:
+def _rules(
+    payload: Mapping[str, Any], trigger: str | None, services: Services
+) -> tuple[list[Rule], list[Event]]:
     """Return the rules for a container, its own first, and what is wrong with its labels."""
     rules = [rule for rule in services.rules if rule.matches(payload)]
     try:
         own = rule_of_labels(payload.get("labels") or {})
     except Invalid as error:
-        return rules, [_mistake(payload, LABEL_RULE, error, services)]
+        return rules, [_mistake(payload, LABEL_RULE, trigger, error, services)]
     return ([own] if own else []) + rules, []
 
 
@@ -151,7 +152,7 @@ def _ask(
     try:
         image_name, tag = rule.image_for(payload, trigger, moment)
     except Invalid as error:
-        return _mistake(payload, rule.name, error, services)
+        return _mistake(payload, rule.name, trigger, error, services)
     wanted = {
         "container": payload.get("engine_container_id") or payload["container_uuid"],
         "image_name": image_name,
@@ -170,13 +171,24 @@ def _ask(
 
 
 def _mistake(
-    payload: Mapping[str, Any], rule_name: str, error: Invalid, services: Services
+    payload: Mapping[str, Any],
+    rule_name: str,
+    trigger: str | None,
+    error: Invalid,
+    services: Services,
 ) -> Event:
-    """Answer a rule that cannot work, to the container's owner."""
+    """Answer a rule that cannot work, to the container's owner.
+
+    The id says whether anybody is to hear it again: once for each trigger, and before a deletion
+    each time, for whoever deletes waits for it.
+    """
     labels = payload.get("labels") or {}
     ours = {name: text for name, text in labels.items() if name.startswith(LABEL_PREFIX)}
     uuid = str(payload["container_uuid"])
-    key = derived_id(uuid, rule_name, fingerprint(ours))
+    occasion = [] if trigger is None else [trigger]
+    if trigger == BEFORE_DELETE:
+        occasion.append(str(payload["event_id"]))
+    key = derived_id(uuid, rule_name, fingerprint(ours), *occasion)
     told = rejection(
         key,
         {"container": payload.get("container_name")},
@@ -189,7 +201,7 @@ def _mistake(
     about = {
         name: payload.get(name) for name in ("container_uuid", "engine_container_id", "base_image")
     }
-    about["metadata"] = {"rule": rule_name}
+    about["metadata"] = {"rule": rule_name} | ({"trigger": trigger} if trigger else {})
     return Event(told.type, {**told.payload, **about}, told.requester, told.id)
 
 

@@ -23,8 +23,17 @@ from tintype import __version__
 from tintype.api import create_app
 from tintype.cli import main
 from tintype.core.errors import TooLarge, Unavailable
-from tintype.core.events import COMMIT_REQUEST, SNAPSHOT_PROGRESS, Event, Message, is_uuid
+from tintype.core.events import (
+    COMMIT_REQUEST,
+    CONTAINER_SCHEDULE,
+    CONTAINER_STOP,
+    SNAPSHOT_PROGRESS,
+    Event,
+    Message,
+    is_uuid,
+)
 from tintype.core.snapshot import RESERVE, Snapshot
+from tintype.handlers import TRIGGERS, table
 
 UUID = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
 GOOD = {"container": "web", "image_name": "snap"}
@@ -415,7 +424,6 @@ def invoke(tintype: Run, tmp_path: Path) -> Run:
     ("handler", "document", "words"),
     [
         (COMMIT_REQUEST, {"container": "web"}, ["/image_name: expected a value"]),
-        (COMMIT_REQUEST, {**GOOD, "stores": ["nowhere"]}, ["/stores/0", "'nowhere'"]),
         (COMMIT_REQUEST, {**GOOD, "host": "elsewhere"}, ["'elsewhere'"]),
         (COMMIT_REQUEST, {"payload": GOOD, "requester": {"token": "x"}}, ["/requester", "token"]),
         (COMMIT_REQUEST, {"payload": GOOD, "requester": 5}, ["/requester"]),
@@ -440,6 +448,82 @@ def test_invoke_of_a_step_without_anything_left_to_do_works(invoke: Run) -> None
     )
     ended = invoke("snapshot.sweep", {"payload": json.loads(json.dumps(begun.step("x").payload))})
     assert ended.worked() == ""
+
+
+STOPPED = {
+    "event_id": "e-1",
+    "occurred_at": "2026-11-24T22:15:00+00:00",
+    "host": socket.gethostname(),
+    "container_uuid": UUID,
+    "engine_container_id": "f" * 64,
+    "container_name": "web",
+    "project_id": "alpha",
+    "user_id": "alice",
+    "labels": {"tintype.snapshot.on": "stop;schedule=0 3 * * *", "tintype.snapshot.image": "last"},
+}
+
+
+@pytest.mark.parametrize(
+    ("handler", "more", "trigger"),
+    [
+        (CONTAINER_STOP, {}, "stop"),
+        (
+            CONTAINER_SCHEDULE,
+            {
+                "state": "Running",
+                "since": "2026-11-24T00:00:00+00:00",
+                "now": "2026-11-24T12:00:00+00:00",
+            },
+            "schedule",
+        ),
+    ],
+)
+def test_invoke_of_a_trigger_prints_the_request_that_invoke_reads(
+    invoke: Run, handler: str, more: dict[str, str], trigger: str
+) -> None:
+    asked = json.loads(invoke(handler, {**STOPPED, **more}).worked())
+    assert asked["type"] == COMMIT_REQUEST
+    assert asked["requester"] == {"project_id": "alpha", "user_id": "alice", "is_admin": False}
+    assert asked["payload"]["container"] == STOPPED["engine_container_id"]
+    assert asked["payload"]["metadata"] == {"trigger": trigger, "rule": "label"}
+    invoke(COMMIT_REQUEST, asked).failed("container engine")  # read, and there is no engine
+
+
+@pytest.mark.parametrize("handler", sorted(TRIGGERS))
+def test_invoke_of_any_trigger_without_a_label_asks_for_nothing(invoke: Run, handler: str) -> None:
+    payload = {**STOPPED, "labels": {}, "since": "2026-11-24", "now": "2026-11-25"}
+    assert invoke(handler, payload).worked() == ""
+
+
+@pytest.mark.parametrize(
+    ("handler", "document", "words"),
+    [
+        (CONTAINER_STOP, {}, ["expected"]),
+        (CONTAINER_STOP, {**STOPPED, "occurred_at": "soon"}, ["/occurred_at: expected a date"]),
+        (CONTAINER_STOP, {**STOPPED, "occurred_at": None}, [f"no {CONTAINER_STOP} event"]),
+        (CONTAINER_SCHEDULE, STOPPED, []),
+        (
+            CONTAINER_SCHEDULE,
+            {**STOPPED, "state": "Running", "since": "soon", "now": "later"},
+            [f"no {CONTAINER_SCHEDULE} event"],
+        ),
+    ],
+    ids=ascii,
+)
+def test_invoke_of_a_trigger_fails_with_one_line(
+    invoke: Run, handler: str, document: dict[str, Any], words: list[str]
+) -> None:
+    ended = invoke(handler, document)
+    if document is STOPPED:
+        assert ended.worked() == ""  # its state is not known, so none is due
+        return
+    ended.failed(*words)
+
+
+def test_invokes_help_tells_of_triggers_and_the_requester(tintype: Run) -> None:
+    shown = tintype("invoke", "--help").worked()
+    assert all(handler in shown for handler in [*table(), *TRIGGERS])
+    assert "requester" in shown
 
 
 def test_a_broken_configuration_is_named(tintype: Run, tmp_path: Path) -> None:

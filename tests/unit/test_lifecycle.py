@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.twins import HOST, checked
+from tintype.adapters import envelope
 from tintype.core.events import (
     CONTAINER_CREATE,
     CONTAINER_DELETE,
@@ -25,6 +26,8 @@ from tintype.core.events import (
     Requester,
 )
 from tintype.core.lifecycle import (
+    LABELS_BYTES,
+    LONGEST_IMAGE,
     TOLD_AS,
     Teller,
     from_nanoseconds,
@@ -102,6 +105,53 @@ def test_an_event_is_on_behalf_of_the_owner() -> None:
     assert TELLER.exists(TELLER.describe(container(labels={})), NOON).requester == Requester(
         "p-default", None
     )
+
+
+# What is too large to be told
+
+
+def size(labels: dict[str, str]) -> int:
+    return sum(
+        len(f"{name}{text}".encode("utf-8", "surrogatepass")) for name, text in labels.items()
+    )
+
+
+def test_labels_that_mean_something_come_first_and_others_by_name() -> None:
+    ours = {"who": "u-2", "tintype.snapshot.on": "stop", "tintype.a": "b", "owner": "p-2"}
+    others = {f"a{number:04}": "x" * 90 for number in range(1000)}
+    told = Teller(HOST, Ownership("owner", "who")).describe(container(labels={**others, **ours}))
+    kept = told["labels"]
+    assert ours.items() <= kept.items()
+    left = sorted(kept.keys() - ours)
+    assert left == sorted(others)[: len(left)]
+    assert LABELS_BYTES - 95 < size(kept) <= LABELS_BYTES
+
+
+def test_a_label_that_is_too_large_takes_no_others_place() -> None:
+    huge = dict.fromkeys(("a", "tintype.snapshot.on"), "\u20ac" * LABELS_BYTES)
+    told = TELLER.describe(container(labels={**huge, **LABELS, "z": "z"}))
+    assert told["labels"] == {**LABELS, "z": "z"}
+    huge = {"tintype.project_id": "p" * LABELS_BYTES}
+    assert TELLER.describe(container(labels=huge))["project_id"] == "", "nobody's"
+
+
+@pytest.mark.parametrize("text", ["\x01", "\ud800", "\u20ac", '"', "\U0001f600"])
+def test_the_largest_event_is_one_that_every_consumer_takes(text: str) -> None:
+    every = LABELS_BYTES // len(text.encode("utf-8", "surrogatepass")) - 1
+    for labels in ({"a": text * every}, {f"{n}{text}": "" for n in range(100_000)}):
+        known = TELLER.describe(container(labels=labels))
+        assert size(known["labels"]) > LABELS_BYTES - 20
+        told = TELLER.exists(known, NOON)
+        body = envelope.seal(Event(told.type, told.payload, told.requester, told.id), "agent")
+        assert len(body) < 1024 * 1024
+
+
+def test_an_images_name_that_no_event_can_carry_is_not_told() -> None:
+    longest = "x" * LONGEST_IMAGE
+    assert TELLER.describe(container(image=longest))["base_image"] == longest
+    told = TELLER.describe(container(image=longest + "x"))
+    assert told["base_image"] is None
+    checked(TELLER.exists(told, NOON))
 
 
 # What has happened

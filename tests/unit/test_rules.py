@@ -121,7 +121,13 @@ def test_all_labels_are_read() -> None:
         ({"on": "stop", "keep-days": "3651"}, ".keep-days: expected a whole number from 1 to 3650"),
         ({"on": "stop", "stores": " , "}, ".stores: expected 1 to 8 names"),
         ({"on": "stop", "stores": "a,b,c,d,e,f,g,h,i"}, ".stores: expected 1 to 8 names"),
-        ({"on": "stop", "keep-lst": "3"}, "expected of .* only on, schedule.*keep-lst"),
+        (
+            {"on": "stop", "keep-lst": "3"},
+            (
+                "^/labels/tintype.snapshot.keep-lst: expected one of the labels"
+                " tintype.snapshot.on, tintype.snapshot.schedule, .*, got an unknown one$"
+            ),
+        ),
         ({"keep-last": "3"}, ".on: expected a label that says when.*got nothing"),
     ],
     ids=str,
@@ -136,6 +142,10 @@ def test_all_bad_labels_are_named_at_once() -> None:
     with pytest.raises(Invalid) as caught:
         of_labels(on="never", image="{x}", keep_last="-1")
     pointers = [violation.pointer for violation in caught.value.violations]
+    with pytest.raises(Invalid) as hostile:
+        rule_of_labels({f"{LABEL_PREFIX}\ud800\n{'x' * 1000}": "3"})
+    assert len(str(hostile.value).encode()) < 400
+    assert str(hostile.value).isprintable()
     assert pointers == [f"/labels/{LABEL_PREFIX}{name}" for name in ("image", "keep-last", "on")]
 
 
@@ -389,7 +399,13 @@ GOOD = {"name": "good", "on": ["stop"]}
         ({"name": "idle"}, "/on: expected `on` or `schedule`"),
         ({**GOOD, "on": ["stpo"]}, "/on/0: expected one of ['stop', 'die', 'before-delete']"),
         ({**GOOD, "onn": ["stop"]}, "/onn: expected one of the known fields"),
-        ({**GOOD, "schedule": "0 3 * *"}, "/schedule: expected a cron expression"),
+        (
+            {**GOOD, "schedule": "0 3 * *"},
+            (
+                "/schedule: expected a cron expression (minute hour day month weekday, or @daily"
+                " and the like), got '0 3 * *': five fields are needed"
+            ),
+        ),
         ({**GOOD, "schedule": "0 0 30 2 *"}, "/schedule: expected a cron expression"),
         ({**GOOD, "image_name": "{x}"}, "/image_name: expected only the fields"),
         ({**GOOD, "tag": "{date}!"}, "/tag: expected a tag"),
@@ -406,6 +422,17 @@ def test_a_bad_rule_is_told_with_file_number_and_place(
 ) -> None:
     with pytest.raises(RulesError, match=re.escape(f"{path}: rule 1: {fault}")):
         rules_of(path, [{"name": "first", "on": ["stop"]}, document])
+
+
+def test_a_rule_that_names_a_store_not_configured_is_refused(path: Path) -> None:
+    path.write_text(json.dumps([GOOD, {**GOOD, "name": "r", "stores": ["glance", "glans"]}]))
+    fault = "rule 1: /stores/1: expected a store configured here (directory, glance), got 'glans'"
+    with pytest.raises(RulesError, match=re.escape(f"{path}: {fault}")):
+        read_rules(path, validate, next_after, ["glance", "directory"])
+    with pytest.raises(RulesError, match=re.escape("rule 1: /stores/0")):
+        read_rules(path, validate, next_after, [])
+    assert len(read_rules(path, validate, next_after, ["glance", "glans"])) == 2
+    assert len(read_rules(path, validate, next_after)) == 2
 
 
 def test_all_bad_rules_are_told_at_once(path: Path) -> None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import queue
+import re
+import textwrap
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import oslo_messaging
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.twins import ADMIN, HOST, checked
+from tests.support.twins import ADMIN, HOST, Bench, checked
 from tintype.adapters.clock import ManualClock
 from tintype.adapters.cron import next_after
 from tintype.adapters.memory_engine import MemoryEngine
@@ -23,12 +29,13 @@ from tintype.core.events import (
     CONTAINER_SCHEDULE,
     CONTAINER_START,
     CONTAINER_STOP,
+    SNAPSHOT_END,
     SNAPSHOT_ERROR,
     Event,
     Requester,
     derived_id,
 )
-from tintype.core.ports import Handler, Services
+from tintype.core.ports import ContainerState, Handler, Services
 from tintype.core.rules import Rule
 from tintype.handlers.trigger import mistakes, react, scheduled
 from tintype.schemas import validate
@@ -201,7 +208,7 @@ WRONG = {
     "unknown on": ({ON: "stpo"}, "tintype.snapshot.on: expected stop, die, before-delete"),
     "unknown field": ({ON: "stop", IMAGE: "{x}"}, "tintype.snapshot.image: expected only"),
     "bad number": ({ON: "stop", "tintype.snapshot.keep-last": "x"}, "keep-last: expected a whole"),
-    "unknown label": ({ON: "stop", "tintype.snapshot.x": "y"}, "'tintype.snapshot.x'"),
+    "unknown label": ({ON: "stop", "tintype.snapshot.x": "y"}, "/labels/tintype.snapshot.x: exp"),
 }
 
 
@@ -217,7 +224,7 @@ def test_a_bad_label_is_told_and_not_raised(services: Services, case: str) -> No
     assert error.payload["container_uuid"] == UUID
     assert error.payload["engine_container_id"] == ENGINE_ID
     assert error.payload["container_name"] == "web"
-    assert error.payload["metadata"] == {"rule": "label"}
+    assert error.payload["metadata"] == {"trigger": "stop", "rule": "label"}
     assert error.payload["host"] == HOST
 
 
@@ -225,15 +232,30 @@ def test_a_bad_label_is_told_and_not_raised(services: Services, case: str) -> No
 def test_a_mistake_has_one_id_however_often_it_is_met(services: Services, case: str) -> None:
     labels, _ = WRONG[case]
     span = {"since": AT, "now": AT}
+    again: dict[str, Any] = {"event_id": "another", "occurred_at": "2027-01-01"}
     met = [
-        only(react, told(labels=labels), services),
-        only(react, told(CONTAINER_DELETE_START, labels, event_id="another"), services),
         only(mistakes, told(CONTAINER_CREATE, labels, state="Other"), services),
-        only(mistakes, told(CONTAINER_EXISTS, labels, occurred_at="2027-01-01"), services),
+        only(react, told(labels=labels), services),
         only(scheduled, told(CONTAINER_SCHEDULE, labels, **span), services),
+        only(react, told(CONTAINER_DELETE_START, labels), services),
     ]
-    assert len({error.id for error in met}) == 1
-    assert len({error.payload["request_id"] for error in met}) == 1
+    met_again = [
+        only(mistakes, told(CONTAINER_EXISTS, labels, **again), services),
+        only(react, told(labels=labels, **again), services),
+        only(scheduled, told(CONTAINER_SCHEDULE, labels, **span, **again), services),
+        only(react, told(CONTAINER_DELETE_START, labels, occurred_at="2027-01-01"), services),
+    ]
+    assert [error.payload["metadata"].get("trigger") for error in met] == [
+        None,
+        "stop",
+        "schedule",
+        "before-delete",
+    ]
+    assert [error.id for error in met] == [error.id for error in met_again]
+    for ids in ({each.id for each in met}, {each.payload["request_id"] for each in met}):
+        assert len(ids) == 4
+    other_deletion = only(react, told(CONTAINER_DELETE_START, labels, **again), services)
+    assert other_deletion.id not in {error.id for error in met}, "somebody waits for an answer"
     corrected = only(mistakes, told(labels={**labels, ON: "nonsense"}), services)
     elsewhere = only(mistakes, told(labels=labels, container_uuid="other"), services)
     assert len({met[0].id, corrected.id, elsewhere.id}) == 3
@@ -253,7 +275,9 @@ def test_a_bad_schedule_is_told_when_the_container_is_made(
     late = only(scheduled, told(CONTAINER_SCHEDULE, labels, since=AT, now=AT), services)
 
     assert where in early.payload["fault"]["message"]
-    assert early.id == late.id
+    assert early.id != late.id
+    assert early.payload["metadata"] == {"rule": "label"}
+    assert late.payload["metadata"] == {"trigger": "schedule", "rule": "label"}
     stopped = made(react, told(labels=labels), services)
     assert [event.type for event in stopped] == ([COMMIT_REQUEST] if ON in labels else [])
 
@@ -275,7 +299,7 @@ def test_a_bad_template_of_a_configured_rule_is_told_too(services: Services) -> 
         Rule("good", on=frozenset({"stop"})),
     )
     error, request = made(react, told(), replace(services, rules=rules))
-    assert error.payload["metadata"] == {"rule": "bad"}
+    assert error.payload["metadata"] == {"trigger": "stop", "rule": "bad"}
     assert "/image_name: expected only the fields" in error.payload["fault"]["message"]
     assert request.payload["backup_type"] == "good"
 
@@ -285,6 +309,66 @@ def test_hostile_labels_are_answered_with_few_words(services: Services) -> None:
     error = only(react, told(labels=labels), services)
     assert len(error.payload["fault"]["message"]) <= 2000
     error.payload["fault"]["message"].encode()
+
+
+# Whoever waits before a deletion
+
+
+def heard(uuid: str, event: Event) -> bool:
+    """Tell whether the listener that docs/triggers.md shows takes an event for its outcome."""
+    text = (Path(__file__).parents[2] / "docs" / "triggers.md").read_text(encoding="utf-8")
+    example = re.search(
+        r"^ +class Endpoint:.*?info = error = _heard$", text, re.DOTALL | re.MULTILINE
+    )
+    assert example is not None
+    outcome: queue.Queue[str] = queue.Queue()
+    names: dict[str, Any] = {
+        "oslo_messaging": oslo_messaging,
+        "container": SimpleNamespace(uuid=uuid),
+        "outcome": outcome,
+    }
+    exec(textwrap.dedent(example.group()), names)
+    endpoint = names["Endpoint"]()
+    about = ({}, "agent", event.type, {}, event.payload)
+    if endpoint.filter_rule.match(*about):
+        endpoint.info({}, "agent", event.type, event.payload, {})
+    return not outcome.empty()
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_mistake_ends_the_wait_for_a_deletion(services: Services, case: str) -> None:
+    labels, _ = WRONG[case]
+    assert heard(UUID, only(react, told(CONTAINER_DELETE_START, labels), services))
+    assert not heard("other", only(react, told(CONTAINER_DELETE_START, labels), services))
+    assert not heard(UUID, only(react, told(labels=labels), services))
+    assert not heard(UUID, only(mistakes, told(CONTAINER_CREATE, labels), services))
+
+
+@pytest.mark.parametrize(
+    ("state", "labels", "code"),
+    [
+        (ContainerState.RUNNING, {}, None),
+        (ContainerState.OTHER, {}, 409),
+        (ContainerState.RUNNING, {"tintype.snapshot.stores": "nowhere"}, 400),
+    ],
+    ids=["a good one", "in a bad state", "a bad store"],
+)
+def test_every_outcome_of_the_request_ends_the_wait_for_a_deletion(
+    state: ContainerState, labels: dict[str, str], code: int | None
+) -> None:
+    bench = Bench()
+    labels = {"tintype.project_id": "project-a", ON: "before-delete", **labels}
+    there = bench.container(f"zun-{UUID}", state, labels=labels)
+    event = told(CONTAINER_DELETE_START, labels, engine_container_id=there.engine_id)
+    request = only(react, event, bench.services)
+    bench.ask(who=request.requester, **request.payload)
+    bench.settle()
+
+    outcome = bench.outcome(request.id)
+    assert outcome.type == (SNAPSHOT_ERROR if code else SNAPSHOT_END)
+    assert code is None or outcome.payload["fault"]["code"] == code
+    assert heard(UUID, outcome)
+    assert not heard("other", outcome)
 
 
 # Schedules

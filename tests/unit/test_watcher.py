@@ -331,6 +331,97 @@ def test_each_thing_recorded_is_said_to_the_relay(bench: WatchBench) -> None:
     assert bench.recorded == 2, "nothing new, nobody woken"
 
 
+# A container that the engine cannot tell of
+
+
+def lose(bench: WatchBench, made: Container) -> None:
+    """Let the engine answer with an error whenever it is asked for a container."""
+    inspect = bench.engine.inspect
+
+    def inspect_others(ident: str) -> Container:
+        if ident in (made.engine_id, made.uuid, made.name):
+            raise Unavailable("container engine: RWLayer of container is unexpectedly nil")
+        return inspect(ident)
+
+    bench.engine.inspect = inspect_others  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_what_happens_to_it_is_told_from_what_is_known_or_the_event_alone(
+    bench: WatchBench, *, known: bool
+) -> None:
+    lost = bench.engine.add("lost", STOPPED, labels=OWNED)
+    if known:
+        bench.follow()
+    lose(bench, lost)
+    bench.engine.by_id[lost.engine_id].state = RUNNING
+    bench.engine.change(lost.engine_id, EngineAction.UPDATE)
+    bench.engine.rename(lost.engine_id, "renamed")
+    bench.engine.add("web", RUNNING)
+    bench.follow()
+
+    told = [each for each in bench.told() if each.payload["container_uuid"] == lost.engine_id]
+    assert kinds(told) == [
+        CONTAINER_CREATE,
+        CONTAINER_START,
+        CONTAINER_STOP,
+        CONTAINER_START,
+        CONTAINER_UPDATE,
+        CONTAINER_RENAME,
+    ]
+    assert {each.requester for each in told} == {Requester("project-a", "alice")}
+    assert told[-1].payload["container_name"] == "renamed"
+    assert kinds(bench.told())[-2:] == [CONTAINER_CREATE, CONTAINER_START]
+    assert bench.log.known()[lost.engine_id].payload["state"] == "Running"
+
+
+def test_an_ask_for_it_is_answered_from_what_is_known_and_stops_nothing(bench: WatchBench) -> None:
+    lost = bench.engine.add(f"zun-{ZUN}", RUNNING, labels=OWNED)
+    lose(bench, lost)
+    bench.tell()
+    for ident in (ZUN, lost.engine_id, lost.name):
+        bench.clock.advance(1)
+        bench.watcher.ask(ident)
+        (told,) = bench.tell()
+        assert (told.type, told.payload["container_uuid"]) == (CONTAINER_EXISTS, ZUN)
+        assert told.payload["labels"] == OWNED
+        assert bench.tell() == [], "the ask is dropped"
+
+
+def test_an_ask_for_it_before_anything_is_known_is_dropped(bench: WatchBench) -> None:
+    lost = bench.engine.add("lost", RUNNING)
+    lose(bench, lost)
+    bench.watcher.ask("lost")
+    assert kinds(bench.tell()) == [CONTAINER_EXISTS], "by the pass"
+    bench.clock.advance(HOUR)
+    assert kinds(bench.tell()) == [CONTAINER_EXISTS]
+
+
+def test_an_engine_that_does_not_answer_is_waited_for(bench: WatchBench) -> None:
+    bench.engine.add("web", RUNNING)
+    for call in ("engine.inspect", "engine.check"):
+        bench.trouble.plan(call, Unavailable("away"), times=2)
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            bench.follow()
+    assert bench.told() == []
+    assert kinds(bench.follow()) == [CONTAINER_CREATE, CONTAINER_START]
+
+
+def test_schedules_are_looked_at_though_passes_and_asks_fail(bench: WatchBench) -> None:
+    bench.engine.add("web", RUNNING, labels=HOURLY)
+    bench.follow()
+    bench.tell()
+    for call in ("engine.containers", "engine.inspect", "engine.check"):
+        bench.trouble.plan(call, Unavailable("away"), times=1000)
+    bench.watcher.ask("web")
+    for _ in range(3):
+        bench.clock.advance(HOUR)
+        with pytest.raises(Unavailable):
+            bench.tell()
+    assert len(bench.told(COMMIT_REQUEST)) == 3
+
+
 # Names
 
 
@@ -513,6 +604,7 @@ def test_the_overlap_repeats_nothing_within_a_run(bench: WatchBench) -> None:
 def test_an_event_that_could_not_be_recorded_is_taken_again(bench: WatchBench) -> None:
     made = bench.engine.add("web", RUNNING)
     bench.trouble.plan("engine.inspect", Unavailable("away"), skip=1)
+    bench.trouble.plan("engine.check", Unavailable("away"))
     with pytest.raises(Unavailable):
         bench.follow()
     assert kinds(bench.told()) == [CONTAINER_CREATE]
@@ -782,6 +874,7 @@ def test_an_ask_is_kept_until_it_is_answered(bench: WatchBench) -> None:
     bench.watcher.ask("web")
     bench.trouble.plan("engine.containers", Unavailable("away"))
     bench.trouble.plan("engine.inspect", Unavailable("away"))
+    bench.trouble.plan("engine.check", Unavailable("away"))
     told = len(bench.told())
     for _ in range(2):
         with pytest.raises(Unavailable):
@@ -869,8 +962,10 @@ def test_a_mistake_in_a_label_is_told_once_by_event_and_pass(bench: WatchBench) 
     for _ in range(3):
         bench.tell()
         bench.clock.advance(HOUR)
-    (answer,) = bench.told(SNAPSHOT_ERROR)
-    assert answer.payload["fault"]["code"] == 400
+    made, due = bench.told(SNAPSHOT_ERROR)
+    assert made.payload["metadata"] == {"rule": "label"}
+    assert due.payload["metadata"] == {"rule": "label", "trigger": "schedule"}
+    assert {made.payload["fault"]["code"], due.payload["fault"]["code"]} == {400}
 
 
 @pytest.mark.parametrize("event_type", [CONTAINER_STOP, CONTAINER_EXISTS, CONTAINER_SCHEDULE])
