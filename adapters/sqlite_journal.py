@@ -22,10 +22,12 @@ from typing import Any
 from tintype.core.errors import Unavailable
 from tintype.core.events import (
     OUTCOMES,
+    SNAPSHOT_END,
     SNAPSHOT_EXISTS,
     Event,
     Requester,
     canonical,
+    derived_id,
     is_about_snapshot,
 )
 from tintype.core.ports import Admission, Cancellation, DeadLetter, OutboxRow, Work
@@ -106,6 +108,9 @@ DEAD_LETTER_BYTES = 64 * 1024
 DEAD_LETTERS = 10_000
 """How many are kept, the newest, so that a sender of rubbish cannot fill the disk."""
 
+SPENT = ""
+"""Fingerprint of a request that was answered before it came: it is any request."""
+
 REASON_LENGTH = 4000
 """Characters kept of the reason why."""
 
@@ -180,7 +185,7 @@ class SqliteJournal:
                 "SELECT fingerprint FROM requests WHERE request_id = ?", (request_id,)
             ).fetchone()
             if known is not None:
-                same = known["fingerprint"] == fingerprint
+                same = known["fingerprint"] in (fingerprint, SPENT)
                 return Admission.DUPLICATE if same else Admission.CONFLICT
             db.execute(
                 "INSERT INTO requests (request_id, snapshot_id, fingerprint, deadline, state, step,"
@@ -208,6 +213,10 @@ class SqliteJournal:
                 " WHERE request_id = ?",
                 (request_id,),
             ).fetchone()
+            if cancellation.answered:
+                _withdraw_outcome(db, request_id)
+                if row is None:
+                    _spend(db, request_id)
             if row is None or (row["ended"] and row["cancelled"] is None):
                 return False
             first = _cancellation(row["cancelled"])
@@ -282,15 +291,26 @@ class SqliteJournal:
             ).fetchone()
         return None if row["due"] is None else datetime.fromisoformat(row["due"])
 
-    def record(self, work: Work, events: Sequence[Event], step: Event | None) -> None:
+    def record(
+        self,
+        work: Work,
+        events: Sequence[Event],
+        step: Event | None,
+        *,
+        undo: Event | None = None,
+    ) -> None:
         """Record events and the next step together."""
+        good = any(event.type == SNAPSHOT_END for event in events)
         with self.transaction() as db:
             row = db.execute(
                 "SELECT cancelled FROM requests WHERE request_id = ?", (work.request_id,)
             ).fetchone()
             cancelled = _cancellation(row["cancelled"]) if row else None
+            silent = cancelled is not None and cancelled.answered
+            if silent and good and undo is not None:
+                events, step = [], undo
             for event in events:
-                if not (cancelled and cancelled.answered and event.type in OUTCOMES):
+                if not (silent and event.type in OUTCOMES):
                     enqueue(db, event)
             about = [event for event in events if is_about_snapshot(event.type)]
             latest = _dump(about[-1]) if about else None
@@ -474,6 +494,23 @@ def enqueue(db: sqlite3.Connection, event: Event) -> None:
         "INSERT OR IGNORE INTO outbox (event_id, event_type, event, created_at)"
         " VALUES (?, ?, ?, ?)",
         (event.id, event.type, _dump(event), _now()),
+    )
+
+
+def _withdraw_outcome(db: sqlite3.Connection, request_id: str) -> None:
+    """Take what was not yet told of a request's outcome out of the outbox."""
+    db.executemany(
+        "DELETE FROM outbox WHERE event_id = ? AND confirmed_at IS NULL",
+        [(derived_id(request_id, outcome),) for outcome in OUTCOMES],
+    )
+
+
+def _spend(db: sqlite3.Connection, request_id: str) -> None:
+    """Remember a request that is not known as one that is done."""
+    db.execute(
+        "INSERT INTO requests (request_id, snapshot_id, fingerprint, deadline, state, step_type,"
+        " not_before, answered, updated_at) VALUES (?, ?, ?, ?, 'done', '', '', 1, ?)",
+        (request_id, snapshot_id_for(request_id), SPENT, _now(), _now()),
     )
 
 

@@ -49,6 +49,9 @@ ANSWERED = (COMMIT_REQUEST, COMMIT_CANCEL)
 CANCELLED = "cancelled on request"
 """Reason of a cancellation that gives none."""
 
+LONGEST = timedelta(days=365)
+"""No request is worked on for longer: a deadline at the end of time leaves no room after it."""
+
 VOID_PATIENCE = timedelta(seconds=10)
 """How long a request that came too late waits for its router's word that it is answered."""
 
@@ -139,6 +142,9 @@ class Intake:
             latest = None  # found under the id of its snapshot
         answered = requester.is_admin and message.payload.get("answered", False)
         reason = message.payload.get("reason") or CANCELLED
+        if answered and latest is not None and not self._is_of(latest, requester):
+            LOG.warning("request %s was answered, but not this project's", request_id)
+            return
         if latest is not None and not may_use(latest.requester.project_id, requester):
             raise Forbidden(f"/request_id: {request_id} is another project's")
         if self.calls.cancel(request_id, Cancellation(reason, answered)) or answered:
@@ -146,6 +152,16 @@ class Intake:
         if latest is None:
             raise NotFound(f"/request_id: no request {request_id} is known on host {self.host}")
         raise WrongState(f"/request_id: {request_id} has ended already")
+
+    def _is_of(self, latest: Event, requester: Requester) -> bool:
+        """Tell whether a router that has answered means this request: its id may be another's.
+
+        A router names no project for a request that came without one, and got ours here.
+        """
+        project_id = requester.project_id
+        if project_id is None:
+            project_id = self.requester_of(None).project_id
+        return latest.requester.project_id in (requester.project_id, project_id)
 
     def _take_question(self, message: Message, _: Requester) -> None:
         self.calls.ask(message.payload.get("container"))
@@ -160,24 +176,31 @@ class Intake:
 
     def _reject(self, message: Message, error: TintypeError) -> None:
         """Keep the message; answer it when it was meant as a request."""
-        key = message_print(message)
-        answer = None
-        if message.event_type in ANSWERED:
-            answer = rejection(
-                key,
-                message.payload,
-                self.requester_of(message.context),
-                error,
-                request_id=request_id_of(message),
-                host=self.host,
-                now=self.clock.now().isoformat(),
-            )
         LOG.warning("dead letter: %s", error)
-        self.journal.reject(key, str(error), kept(message), answer)
+        requester = self.requester_of(message.context)
+        answer = answer_to(message, requester, error, self.host, self.clock.now())
+        self.journal.reject(message_print(message), str(error), kept(message), answer)
         self.wake()
 
 
 # What an agent and a router do alike
+
+
+def answer_to(
+    message: Message, requester: Requester, error: TintypeError, host: str, now: datetime
+) -> Event | None:
+    """Return the answer to a message that was not taken; None where nobody waits for one."""
+    if message.event_type not in ANSWERED:
+        return None
+    return rejection(
+        message_print(message),
+        message.payload,
+        requester,
+        error,
+        request_id=request_id_of(message),
+        host=host,
+        now=now.isoformat(),
+    )
 
 
 def check(violations: Sequence[Violation]) -> None:
@@ -212,7 +235,8 @@ def conflict(request_id: str) -> RequestConflict:
 def deadline_of(request: Event, now: datetime, default: timedelta) -> datetime:
     """Return when a request is to be given up."""
     text = request.payload.get("deadline")
-    return now + default if text is None else datetime.fromisoformat(text)
+    wanted = now + default if text is None else datetime.fromisoformat(text)
+    return min(wanted, now + LONGEST)
 
 
 def message_print(message: Message) -> str:

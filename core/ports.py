@@ -345,6 +345,10 @@ class Journal(Protocol):
 
         A request that waits, for a time or a place or its container, becomes runnable for it.
         True also for one that was cancelled before, whatever has become of it.
+
+        With `answered`, an outcome that the broker has not confirmed leaves the outbox: somebody
+        else has told one. And an unknown id is spent: whatever is admitted under it later is a
+        DUPLICATE, for it may come after its cancellation.
         """
 
     def holding(self, engine_id: str) -> Sequence[str]:
@@ -366,10 +370,19 @@ class Journal(Protocol):
     def next_due(self) -> datetime | None:
         """Return when the next postponed step becomes runnable; None: none waits."""
 
-    def record(self, work: Work, events: Sequence[Event], step: Event | None) -> None:
+    def record(
+        self,
+        work: Work,
+        events: Sequence[Event],
+        step: Event | None,
+        *,
+        undo: Event | None = None,
+    ) -> None:
         """Record events for the outbox and the next step together; no step: the request is done.
 
         The outcome of a request whose outcome somebody else has told is remembered, but not told.
+        If it is a good one, the step `undo` is recorded instead of everything: the others were
+        told that there is no image.
         """
 
     def postpone(self, work: Work, until: datetime, step: Event | None = None) -> None:

@@ -31,6 +31,9 @@ LOG = logging.getLogger(__name__)
 IDLE_SECONDS = 1.0
 """How long an idle worker sleeps unless it is woken."""
 
+ANSWERED = "its router has answered the request"
+"""Reason of a cancellation that comes while a snapshot's end is being recorded."""
+
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
@@ -204,14 +207,22 @@ class Runner:
             return
         following = [event for event in events if event.type in self._table]
         outgoing = [event for event in events if event.type not in self._table]
+        self._record(
+            work, outgoing, following[0] if following else None, self._undo(work, outgoing)
+        )
+
+    def _undo(self, work: Work, events: list[Event]) -> Event | None:
+        """Return what follows instead of the request's end if somebody else has answered it.
+
+        Whoever has answered has said that it failed: the image must not stay. Only the journal
+        knows for certain, for that may come at any instant.
+        """
+        if all(event.type != SNAPSHOT_END for event in events):
+            return None
         cancelled = self._cancellation(work)
-        ended = any(event.type == SNAPSHOT_END for event in outgoing)
-        if ended and cancelled is not None and cancelled.answered:
-            # Whoever has answered has said that it failed: the image must not stay.
-            before = of_step(step, host=self._services.host, now="")
-            outgoing = []
-            following = [before.failed(step.type, Cancelled(cancelled.reason)).step(ABORT)]
-        self._record(work, outgoing, following[0] if following else None)
+        error = Cancelled(ANSWERED if cancelled is None else cancelled.reason)
+        before = of_step(work.step, host=self._services.host, now="")
+        return before.failed(work.step.type, error).step(ABORT)
 
     def _failed(self, work: Work, error: TintypeError) -> None:
         """Try again later, or turn to undoing."""
@@ -262,10 +273,12 @@ class Runner:
     def _postpone(self, work: Work, until: datetime, step: Event | None = None) -> None:
         self._until_stored(lambda: self._journal.postpone(work, until, step))
 
-    def _record(self, work: Work, events: list[Event], step: Event | None) -> None:
+    def _record(
+        self, work: Work, events: list[Event], step: Event | None, undo: Event | None = None
+    ) -> None:
         if step is None or step.type in CLEANUP:
             self._progress.forget(work.request_id)
-        self._until_stored(lambda: self._journal.record(work, events, step))
+        self._until_stored(lambda: self._journal.record(work, events, step, undo=undo))
         if events:
             self._on_recorded()
 

@@ -27,11 +27,12 @@ UPLOAD = "snapshot.upload"
 FINISH = "snapshot.finish"
 ABORT = "snapshot.abort"
 SWEEP = "snapshot.sweep"
+ROTATE = "snapshot.rotate"
 
 ACCEPTED = "accepted"
 """The first phase: until the image is reserved, and with it the start announced."""
 
-CLEANUP = frozenset({FINISH, ABORT, SWEEP})
+CLEANUP = frozenset({FINISH, ABORT, SWEEP, ROTATE})
 """Steps that end a request: run past any deadline, and again until they succeed."""
 
 LOCK_FIELD = "engine_container_id"
@@ -118,8 +119,7 @@ class Snapshot:
     size_bytes: int | None = None
     sha256: str | None = None
     rotating: tuple[Mapping[str, str], ...] = ()
-    """Older images (`store`, `image_id`) to be deleted now. Journaled before they are, so that a
-    run after a crash tells of all of them."""
+    """Older images (`store`, `image_id`) that this one makes superfluous: those that were told."""
     finished_at: str | None = None
     fault: Fault | None = None
     last_failure: str | None = None

@@ -18,7 +18,7 @@ from tintype.core.events import (
     CONTAINER_STOP,
 )
 from tintype.core.ports import Handler
-from tintype.core.snapshot import ABORT, CAPTURE, FINISH, RESERVE, SWEEP, UPLOAD
+from tintype.core.snapshot import ABORT, CAPTURE, FINISH, RESERVE, ROTATE, SWEEP, UPLOAD
 from tintype.handlers import cleanup, commit, trigger, upload
 
 BUILT_IN: Mapping[str, Handler] = {
@@ -29,6 +29,7 @@ BUILT_IN: Mapping[str, Handler] = {
     FINISH: cleanup.finish,
     ABORT: cleanup.abort,
     SWEEP: cleanup.sweep,
+    ROTATE: cleanup.make_room,
 }
 
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 from datetime import datetime
 
 from tintype.core.errors import NotFound, Refused, TimedOut, TintypeError, Unavailable
-from tintype.core.events import SNAPSHOT_END, SNAPSHOT_ERROR, Event
+from tintype.core.events import SNAPSHOT_END, SNAPSHOT_ERROR, Event, derived_id
 from tintype.core.ports import ImageStatus, ImageStore, Services
-from tintype.core.snapshot import ABORT, FINISH, SWEEP, Copy, Snapshot
+from tintype.core.snapshot import ABORT, FINISH, ROTATE, SWEEP, Copy, Snapshot
 from tintype.handlers import rotate
 
 LOG = logging.getLogger(__name__)
@@ -23,35 +23,74 @@ is still left then is swept up afterwards, however long it takes."""
 def finish(event: Event, services: Services) -> Iterator[Event]:
     """Clean the host and announce the image. A host that cannot be cleaned now is swept later.
 
-    Before that, older images of its series are deleted: which ones is a step of its own.
+    Older images of its series are only named here. They are deleted when the end is certain: else
+    one who undoes the new image after a crash, as late as that may be, would leave none at all.
     """
     if _given_up(Snapshot.load(event), services):
         late = TimedOut("its router has given the request up by now: the deadline has passed")
         yield Snapshot.load(event).failed(FINISH, late).step(ABORT)
         return
     snapshot = _finished(Snapshot.load(event), services)
-    outdated = () if snapshot.rotating else rotate.outdated(snapshot, services)
-    if outdated:
-        yield snapshot.step(FINISH, finished_at=None, rotating=outdated)
-        return
-    rotated = rotate.delete(snapshot, services)
+    outdated = rotate.outdated(snapshot, services)
     left = _clean_engine(snapshot, services)
     yield snapshot.event(
-        SNAPSHOT_END, status="active", duration_ms=_duration_ms(snapshot), rotated_images=rotated
+        SNAPSHOT_END,
+        status="active",
+        duration_ms=_duration_ms(snapshot),
+        rotated_images=[dict(image) for image in outdated],
     )
-    if left:
+    if outdated:
+        yield snapshot.step(ROTATE, rotating=outdated)
+    elif left:
         yield snapshot.step(SWEEP)
 
 
 def _given_up(snapshot: Snapshot, services: Services) -> bool:
-    """Tell whether a request's router answers in our stead, as it does after the deadline.
+    """Tell whether a request's router answers in our stead, as it does after the deadline."""
+    deadline = _routers_deadline(snapshot)
+    return deadline is not None and services.clock.now() >= deadline
+
+
+def _routers_deadline(snapshot: Snapshot) -> datetime | None:
+    """Return when the request's router answers in our stead.
 
     Without a router nobody else answers, and an image that is whole is told of however late.
     """
     deadline = snapshot.request.get("deadline")
     if deadline is None or "accept_by" not in snapshot.request:
-        return False
-    return services.clock.now() >= datetime.fromisoformat(deadline)
+        return None
+    return datetime.fromisoformat(deadline)
+
+
+def make_room(event: Event, services: Services) -> Iterator[Event]:
+    """Delete the images that the new one makes superfluous, and what `sweep` would."""
+    snapshot = Snapshot.load(event)
+    left = _clean_engine(snapshot, services)
+    try:
+        if _told_in_time(snapshot, services):
+            left += rotate.delete(snapshot, services)
+    except Unavailable as error:
+        left.append(error)
+    _settle(snapshot, left)
+    yield from ()
+
+
+def _told_in_time(snapshot: Snapshot, services: Services) -> bool:
+    """Tell whether the new image is there to stay: a router may yet say that there is none.
+
+    It does unless it hears of the end by the deadline, and deletes the image. Raises Unavailable
+    while the bus may still take the end in time.
+    """
+    deadline = _routers_deadline(snapshot)
+    if deadline is None:
+        return True
+    told_at = services.confirmed_at(derived_id(snapshot.request_id, SNAPSHOT_END))
+    if told_at is None and services.clock.now() < deadline:
+        raise Unavailable("the bus has not taken the word yet that the image is there")
+    if told_at is not None and told_at < deadline:
+        return True
+    LOG.warning("request %s: not rotated, its end was not told in time", snapshot.request_id)
+    return False
 
 
 def abort(event: Event, services: Services) -> Iterator[Event]:
@@ -75,10 +114,15 @@ def sweep(event: Event, services: Services) -> Iterator[Event]:
     left = _clean_engine(snapshot, services)
     if snapshot.fault is not None:
         left += _clean_stores(snapshot, services)
+    _settle(snapshot, left)
+    yield from ()
+
+
+def _settle(snapshot: Snapshot, left: list[TintypeError]) -> None:
+    """Raise Unavailable to try again what may pass; log what is refused for good."""
     _try_again(left)
     for refusal in left:
         LOG.error("request %s: left behind for good: %s", snapshot.request_id, refusal)
-    yield from ()
 
 
 def release(step: Event, services: Services) -> None:

@@ -1,7 +1,7 @@
 """Rotation: a new image of a series makes old ones superfluous (Nova's createBackup).
 
-A series is what has one `backup_type`, of one container, in one store, of one project. What goes
-wrong here is logged and left to the next rotation: the new image is good all the same.
+A series is what has one `backup_type`, of one container, in one store, of one project. What is
+refused here is logged and left to the next rotation: the new image is good all the same.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 
-from tintype.core.errors import TintypeError
+from tintype.core.errors import TintypeError, Unavailable
 from tintype.core.index import moment
 from tintype.core.ports import ImageStore, Services, StoredImage
 from tintype.core.snapshot import Copy, Snapshot
@@ -36,17 +36,35 @@ def outdated(snapshot: Snapshot, services: Services) -> tuple[Mapping[str, str],
     return tuple(found)
 
 
-def delete(snapshot: Snapshot, services: Services) -> list[dict[str, str]]:
-    """Delete the images that were found superfluous; return those that are gone."""
-    gone = []
-    for image in snapshot.rotating:
+def delete(snapshot: Snapshot, services: Services) -> list[TintypeError]:
+    """Delete the images that were found superfluous, and still are; return what is to be repeated.
+
+    Meanwhile one may have been taken out of the series, or the new image deleted.
+    """
+    away: list[TintypeError] = []
+    for copy in snapshot.copies:
+        named = [each["image_id"] for each in snapshot.rotating if each["store"] == copy.name]
+        store = services.stores.get(copy.name)
+        if store is None or not named:
+            continue
         try:
-            services.stores[image["store"]].discard(image["image_id"])
-        except (TintypeError, KeyError) as error:
-            LOG.warning("request %s: %s stays: %s", snapshot.request_id, image["image_id"], error)
-        else:
-            gone.append(dict(image))
-    return gone
+            still = {image.id for image in _outdated_in(store, copy, snapshot, services)}
+        except Unavailable as error:
+            away.append(error)
+            continue
+        except TintypeError as error:
+            LOG.warning("request %s: not rotated in %s: %s", snapshot.request_id, copy.name, error)
+            continue
+        for image_id in named:
+            if image_id not in still:
+                continue  # gone, too
+            try:
+                store.discard(image_id)
+            except Unavailable as error:
+                away.append(error)
+            except TintypeError as error:
+                LOG.warning("request %s: %s stays: %s", snapshot.request_id, image_id, error)
+    return away
 
 
 def _outdated_in(

@@ -933,6 +933,105 @@ def test_of_a_request_that_was_answered_elsewhere_the_outcome_is_kept_but_not_to
     assert journal.snapshot(request_id("a")) == outcome
 
 
+@pytest.mark.parametrize("printed", ["print", "another", ""])
+def test_a_request_that_was_answered_before_it_came_is_spent(
+    journal: SqliteJournal, printed: str
+) -> None:
+    for _ in range(2):
+        assert journal.cancel(request_id("a"), ANSWERED) is False
+    step_, until = request("a"), now() + SOON
+    assert journal.admit(request_id("a"), printed, step_, until) is Admission.DUPLICATE
+    assert journal.claim(now()) is None
+    assert journal.live() == frozenset()
+    assert journal.snapshots() == []
+    assert journal.snapshot(request_id("a")) is None
+    assert journal.next_due() is None
+    assert journal.cancel(request_id("a"), WHY) is False
+    assert admit(journal, "b") is Admission.NEW, "no other one is"
+
+
+def test_that_a_request_is_spent_is_forgotten_like_its_end(journal: SqliteJournal) -> None:
+    journal.cancel(request_id("a"), ANSWERED)
+    assert journal.prune(now() - SOON) == 0
+    assert journal.prune(now() + SOON) == 1
+    assert admit(journal, "a") is Admission.NEW
+
+
+@pytest.mark.parametrize("left", [None, step("c", SWEEP)], ids=["done", "sweeping"])
+@pytest.mark.parametrize("outcome", [SNAPSHOT_END, SNAPSHOT_ERROR])
+def test_an_outcome_that_is_not_confirmed_is_withdrawn_by_an_answer_elsewhere(
+    journal: SqliteJournal, outcome: str, left: Event | None
+) -> None:
+    admit(journal, "a")
+    admit(journal, "b")
+    for name in "ab":
+        events = [event(SNAPSHOT_START, name), told(outcome, name)]
+        journal.record(claim(journal), events, left)
+    journal.cancel(request_id("a"), WHY)
+    assert len(journal.pending(10)) == 4, "that is no answer"
+    assert journal.cancel(request_id("a"), ANSWERED) is False
+
+    kept = [event(SNAPSHOT_START, "a"), event(SNAPSHOT_START, "b"), told(outcome, "b")]
+    assert [row.event for row in journal.pending(10)] == kept
+
+
+def told(outcome: str, name: str) -> Event:
+    """Return an outcome under the id that it has."""
+    return Event(
+        outcome, {"request_id": request_id(name)}, WHO, derived_id(request_id(name), outcome)
+    )
+
+
+def test_an_outcome_that_is_confirmed_stays_told(journal: SqliteJournal) -> None:
+    admit(journal, "a")
+    end = told(SNAPSHOT_END, "a")
+    journal.record(claim(journal), [end], None)
+    journal.confirm(journal.pending(1))
+    journal.cancel(request_id("a"), ANSWERED)
+    assert journal.confirmed_at(end.id) is not None
+
+
+def test_a_good_end_that_was_answered_elsewhere_is_undone_instead(journal: SqliteJournal) -> None:
+    on_container(journal, "a", "c")
+    work = claim(journal)
+    journal.cancel(request_id("a"), ANSWERED)
+    start, undo = event(SNAPSHOT_START, "a"), step("c", ABORT)
+    journal.record(work, [start, event(SNAPSHOT_END, "a")], step("c", SWEEP), undo=undo)
+
+    assert journal.pending(10) == []
+    assert journal.snapshot(request_id("a")) is None
+    assert journal.holding("c") == [request_id("a")], "it has no outcome yet"
+    aborting = claim(journal)
+    assert aborting.step == undo
+    assert aborting.cancelled == ANSWERED
+    error = event(SNAPSHOT_ERROR, "a")
+    journal.record(aborting, [error], None)
+    assert journal.pending(10) == []
+    assert journal.snapshot(request_id("a")) == error
+
+
+@pytest.mark.parametrize("cancellation", [None, WHY], ids=["", "cancelled"])
+def test_a_good_end_that_nobody_has_answered_stands(
+    journal: SqliteJournal, cancellation: Cancellation | None
+) -> None:
+    on_container(journal, "a", "c")
+    work = claim(journal)
+    if cancellation is not None:
+        journal.cancel(request_id("a"), cancellation)
+    end = event(SNAPSHOT_END, "a")
+    journal.record(work, [end], None, undo=step("c", ABORT))
+    assert [row.event for row in journal.pending(10)] == [end]
+    assert journal.live() == frozenset()
+
+
+def test_an_error_needs_no_undoing(journal: SqliteJournal) -> None:
+    on_container(journal, "a", "c")
+    work = claim(journal)
+    journal.cancel(request_id("a"), ANSWERED)
+    journal.record(work, [event(SNAPSHOT_ERROR, "a")], None, undo=step("c", ABORT))
+    assert journal.live() == frozenset()
+
+
 # Who has a container in hand
 
 

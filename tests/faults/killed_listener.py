@@ -44,9 +44,11 @@ class KilledJournal(SqliteJournal):
             self._tick()
         return work
 
-    def record(self, work: Work, events: Sequence[Event], step: Event | None) -> None:
+    def record(
+        self, work: Work, events: Sequence[Event], step: Event | None, **options: Any
+    ) -> None:
         self._tick()
-        super().record(work, events, step)
+        super().record(work, events, step, **options)
         self._tick()
 
     def confirm(self, rows: Sequence[OutboxRow]) -> None:

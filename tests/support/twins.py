@@ -6,7 +6,7 @@ import json
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from tintype.adapters.clock import ManualClock
@@ -120,9 +120,11 @@ class FusedJournal(SqliteJournal):
         work: Work | None = self._write(lambda: claim(now, places))
         return work
 
-    def record(self, work: Work, events: Sequence[Event], step: Event | None) -> None:
+    def record(
+        self, work: Work, events: Sequence[Event], step: Event | None, **options: Any
+    ) -> None:
         record = super().record
-        self._write(lambda: record(work, events, step))
+        self._write(lambda: record(work, events, step, **options))
 
     def postpone(self, work: Work, until: Any, step: Event | None = None) -> None:
         postpone = super().postpone
@@ -148,7 +150,7 @@ class Bench:
 
     journal: SqliteJournal = field(default_factory=lambda: SqliteJournal(":memory:"))
     trouble: Trouble = field(default_factory=Trouble)
-    clock: ManualClock = field(default_factory=ManualClock)
+    clock: ManualClock = field(default_factory=lambda: ManualClock(datetime.now(UTC)))
     store_names: Sequence[str] = ("glance", "directory")
     default_stores: Sequence[str] = ("glance",)
     table: Mapping[str, Handler] = field(default_factory=table)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -44,6 +45,7 @@ from tintype.core.snapshot import (
     CAPTURE,
     FINISH,
     RESERVE,
+    ROTATE,
     SWEEP,
     UPLOAD,
     Copy,
@@ -105,6 +107,20 @@ def refused(bench: Bench, event: Event, error: type[TintypeError], match: str) -
     return caught.value
 
 
+def turned_down(bench: Bench, event: Event) -> dict[str, Any]:
+    """Return the fault of a request that was not accepted; the answer says of which container."""
+    (container,) = bench.engine.containers()
+    step = only(bench, event)
+    assert step.type == ABORT
+    payload = only(bench, step).payload
+    assert payload["container_uuid"] == container.uuid
+    assert payload["container_name"] == container.name
+    assert payload["engine_container_id"] == container.engine_id
+    assert payload["fault"]["phase"] == "accepted"
+    fault: dict[str, Any] = payload["fault"]
+    return fault
+
+
 def aborted(bench: Bench, step: Event, error: TintypeError) -> list[Event]:
     """Do what the runner does about an error in a step, and return what abort returns."""
     snapshot = (
@@ -129,7 +145,7 @@ def reserve_foreign(
 
 
 def test_every_step_has_a_handler() -> None:
-    steps = {COMMIT_REQUEST, RESERVE, CAPTURE, UPLOAD, FINISH, ABORT, SWEEP}
+    steps = {COMMIT_REQUEST, RESERVE, CAPTURE, UPLOAD, FINISH, ABORT, SWEEP, ROTATE}
     assert table().keys() >= steps
     assert BUILT_IN.keys() == steps
 
@@ -174,7 +190,9 @@ def test_a_container_in_an_allowed_state_is_accepted(bench: Bench, state: Contai
 
 def test_a_container_in_another_state_is_refused(bench: Bench) -> None:
     bench.container(state=ContainerState.OTHER)
-    assert refused(bench, request(), WrongState, "'web'.*Running, Stopped, Paused").code == 409
+    fault = turned_down(bench, request())
+    assert (fault["code"], fault["exception"]) == (409, WrongState.__name__)
+    assert re.search("'web'.*Running, Stopped, Paused", fault["message"])
 
 
 def test_an_unknown_container_is_not_found(bench: Bench) -> None:
@@ -215,12 +233,23 @@ def test_the_stores_are_those_of_the_request_else_the_default(bench: Bench) -> N
 
 def test_an_unknown_store_is_named_by_its_pointer(bench: Bench) -> None:
     bench.container()
-    error = refused(bench, request(stores=["glance", "\ud800"]), Invalid, "/stores/1: expected")
-    assert isinstance(error, Invalid)
-    assert [violation.pointer for violation in error.violations] == ["/stores/1"]
-    assert "directory, glance" in str(error)
-    str(error).encode()
-    refused(bench, request(stores=["nowhere"]), Invalid, "/stores/0: .*'nowhere'")
+    fault = turned_down(bench, request(stores=["glance", "\ud800"]))
+    assert (fault["code"], fault["exception"]) == (400, Invalid.__name__)
+    assert fault["message"].startswith("/stores/1: expected")
+    assert "directory, glance" in fault["message"]
+    fault["message"].encode()
+    fault = turned_down(bench, request(stores=["nowhere"]))
+    assert re.match("/stores/0: .*'nowhere'", fault["message"])
+
+
+def test_who_may_not_use_a_container_learns_nothing_of_it(bench: Bench) -> None:
+    """Nor can he end the wait of whoever is about to delete it."""
+    bench.container(labels={Ownership().project_label: "project-a"})
+    request_id = bench.ask(who=MALLORY, metadata={"trigger": "before-delete"})
+    bench.settle()
+    payload = bench.outcome(request_id).payload
+    assert payload["fault"]["code"] == 403
+    assert (payload["container_uuid"], payload["engine_container_id"]) == (None, None)
 
 
 def test_a_request_for_another_host_is_refused(bench: Bench) -> None:

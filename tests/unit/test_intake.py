@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.twins import ADMIN, ALICE, HOST, MALLORY, Bench, checked
+from tintype.adapters.clock import ManualClock
 from tintype.adapters.sqlite_journal import SqliteJournal
 from tintype.core.errors import Invalid, RequestConflict, Unavailable
 from tintype.core.events import (
@@ -22,15 +23,25 @@ from tintype.core.events import (
     EXISTS_REQUEST,
     SNAPSHOT_END,
     SNAPSHOT_ERROR,
+    SNAPSHOT_START,
     Event,
     Message,
     Requester,
     is_uuid,
 )
-from tintype.core.intake import CANCELLED, VOID_PATIENCE, request_id_of
+from tintype.core.intake import (
+    CANCELLED,
+    LONGEST,
+    VOID_PATIENCE,
+    deadline_of,
+    request_id_of,
+)
 from tintype.core.ports import Admission, Cancellation
 from tintype.core.snapshot import snapshot_id_for
 from tintype.schemas import validate
+
+ROUTER = replace(ALICE, is_admin=True)
+"""In whose name a router tells that it has answered a request of Alice."""
 
 UUID = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
 OTHER = "6ba7b811-9dad-11d1-80b4-00c04fd430c8"
@@ -91,10 +102,22 @@ def test_a_request_can_be_looked_up_as_soon_as_it_is_taken(bench: Bench) -> None
 
 
 def test_a_deadline_is_the_requests_own(bench: Bench) -> None:
+    bench.clock = ManualClock(datetime(2029, 6, 1, tzinfo=UTC))
+    bench.restart(bench.journal)
     bench.intake.on_message(message(request(deadline="2030-01-01T02:00:00+02:00")))
     work = bench.journal.claim(bench.clock.now())
     assert work is not None
     assert work.deadline == datetime.fromisoformat("2030-01-01T00:00:00+00:00")
+
+
+@pytest.mark.parametrize("deadline", ["9999-12-31T23:59:59Z", "9999-12-31T23:59:59-14:00", None])
+def test_a_deadline_leaves_room_after_it(deadline: str | None) -> None:
+    now = datetime(2026, 11, 24, tzinfo=UTC)
+    fields = {} if deadline is None else {"deadline": deadline}
+    asked = Event(COMMIT_REQUEST, request(**fields))
+    assert deadline_of(asked, now, timedelta(days=10_000)) == now + LONGEST
+    near = Event(COMMIT_REQUEST, request(deadline=(now + LONGEST).isoformat()))
+    assert deadline_of(near, now, timedelta(days=1)) == now + LONGEST
 
 
 @pytest.mark.parametrize("year", ["0001", "9999"])
@@ -425,7 +448,7 @@ def test_cancelling_twice_changes_nothing(bench: Bench) -> None:
 def test_that_it_was_answered_is_believed_of_admins_only(bench: Bench) -> None:
     bench.ask()
     bench.ask()
-    for who, request_id in zip((ALICE, ADMIN), sorted_live(bench), strict=True):
+    for who, request_id in zip((ALICE, ROUTER), sorted_live(bench), strict=True):
         bench.cancel(request_id, who=who, answered=True, reason="why")
     first, second = (bench.journal.claim(bench.clock.now()) for _ in "ab")
     assert first is not None
@@ -441,14 +464,74 @@ def sorted_live(bench: Bench) -> list[str]:
 
 def test_a_router_that_has_answered_is_not_answered_itself(bench: Bench) -> None:
     """It withdraws what it has answered, whether or not it came here, and whatever became of it."""
-    bench.cancel(UUID, who=ADMIN, answered=True)
+    bench.cancel(UUID, who=ROUTER, answered=True)
     bench.container()
     request_id = bench.ask()
     bench.settle()
     told = bench.events()
-    bench.cancel(request_id, who=ADMIN, answered=True)
-    assert bench.events() == told
+    bench.journal.confirm(bench.journal.pending(10))
+    bench.cancel(request_id, who=ROUTER, answered=True)
+    assert told
+    assert bench.events() == []
     assert bench.journal.dead_letters() == []
+
+
+@pytest.mark.parametrize("fields", [{}, {"tag": "v2"}], ids=["the same", "another body"])
+def test_a_request_that_comes_after_its_routers_answer_is_not_worked_on(
+    bench: Bench, fields: dict[str, Any]
+) -> None:
+    bench.container()
+    bench.cancel(UUID, who=ROUTER, answered=True)
+    bench.ask(request_id=UUID, **fields)
+    bench.settle()
+    assert bench.events() == []
+    assert bench.images() == {}
+    assert bench.journal.dead_letters() == []
+
+
+def test_a_cancellation_that_is_not_answered_spends_no_id(bench: Bench) -> None:
+    bench.container()
+    bench.cancel(UUID, who=replace(ROUTER, is_admin=False), answered=True)
+    assert answer_to(bench, UUID)["code"] == 404
+    bench.intake.take(message(request(request_id=UUID)))
+    assert bench.journal.live() == {UUID}
+
+
+@pytest.mark.parametrize("ended", [False, True])
+@pytest.mark.parametrize("who", [ADMIN, Requester(is_admin=True)], ids=["another", "none"])
+def test_a_routers_answer_counts_for_a_request_of_its_own_project_only(
+    bench: Bench, who: Requester, *, ended: bool
+) -> None:
+    """Its id may be another's: whoever has sent it must not be able to stop that."""
+    bench.container()
+    request_id = bench.ask()
+    if ended:
+        bench.settle()
+    bench.cancel(request_id, who=who, answered=True)
+    bench.settle()
+    assert bench.outcome(request_id).type == SNAPSHOT_END
+    assert bench.journal.dead_letters() == []
+
+
+def test_a_router_names_no_project_for_a_request_that_got_ours(bench: Bench) -> None:
+    def read(context: Any) -> Requester:
+        return context if context == Requester(is_admin=True) else ALICE
+
+    bench.intake = replace(bench.intake, requester_of=read)
+    request_id = bench.ask(who=Requester())
+    bench.cancel(request_id, who=Requester(is_admin=True), answered=True, reason="why")
+    assert cancelled(bench) == Cancellation("why", answered=True)
+
+
+def test_an_outcome_that_was_not_told_when_the_router_answered_is_never_told(
+    bench: Bench,
+) -> None:
+    bench.container()
+    request_id = bench.ask()
+    bench.settle()
+    assert bench.outcome(request_id).type == SNAPSHOT_END
+    bench.cancel(request_id, who=ROUTER, answered=True)
+    assert [event.type for event in bench.events(request_id)] == [SNAPSHOT_START]
 
 
 @pytest.mark.parametrize(
@@ -559,7 +642,7 @@ def test_a_request_that_comes_too_late_waits_for_the_routers_word(
 def test_a_request_that_its_router_has_answered_ends_without_a_word(bench: Bench) -> None:
     bench.container()
     bench.intake.take(message(routed(bench, -1)))
-    bench.cancel(UUID, who=ADMIN, answered=True, reason="host was silent")
+    bench.cancel(UUID, who=ROUTER, answered=True, reason="host was silent")
     bench.settle()
     assert bench.events() == []
     assert bench.images() == {}
@@ -592,7 +675,9 @@ class FullJournal(SqliteJournal):
     def reject(self, key: str, reason: str, message: Any, answer: Event | None) -> bool:
         raise Unavailable("full")
 
-    def record(self, work: Any, events: Sequence[Event], step: Event | None) -> None:
+    def record(
+        self, work: Any, events: Sequence[Event], step: Event | None, **options: Any
+    ) -> None:
         raise Unavailable("full")
 
 

@@ -19,7 +19,7 @@ from tintype.adapters.memory_store import MemoryStore
 from tintype.core.errors import Forbidden, Unavailable
 from tintype.core.events import COMMIT_REQUEST, SNAPSHOT_END, Event, Requester, derived_id
 from tintype.core.ports import ImageSpec, Services
-from tintype.core.snapshot import FINISH, Snapshot
+from tintype.core.snapshot import FINISH, ROTATE, Snapshot
 from tintype.handlers import BUILT_IN
 from tintype.schemas import validate
 
@@ -35,9 +35,11 @@ class Host:
     services: Services = field(init=False)
     stores: dict[str, MemoryStore] = field(init=False)
     container_uuid: str = field(init=False)
+    rotating: list[Event] = field(default_factory=list)
+    """What is still to be done after the end."""
 
     def __post_init__(self) -> None:
-        engine = MemoryEngine()
+        engine = MemoryEngine(fail=self.trouble.hook("engine"))
         self.container_uuid = engine.add("web", files={"/a": b"b"}).uuid
         self.stores = {
             name: MemoryStore(name, fail=self.trouble.hook(name)) for name in ("glance", "disk")
@@ -85,22 +87,34 @@ class Host:
         return list(BUILT_IN[kept.type](kept, self.services))
 
     def end(self, event: Event) -> Event:
-        """Run the last steps until the end is told."""
-        while event.type == FINISH:
-            (event,) = self.run(event)
-        assert event.type == SNAPSHOT_END
-        return checked(event)
+        """Run the last step that leads to the end; return that, with nothing deleted yet."""
+        before = self.images() | self.images("disk")
+        end, *more = self.run(event)
+        assert end.type == SNAPSHOT_END
+        assert [step.type for step in more] == [ROTATE] * bool(end.payload["rotated_images"])
+        assert self.images() | self.images("disk") == before
+        self.rotating = more
+        return checked(end)
+
+    def rotate(self) -> None:
+        """Run what follows the end."""
+        for step in self.rotating:
+            assert self.run(step) == []
 
     def ended(self, who: Requester = ALICE, **fields: Any) -> Sequence[str]:
         """Make a snapshot; return the ids of the images that were rotated out."""
         end = self.end(self.finishing(who, **{"backup_type": "nightly", **fields}))
+        self.rotate()
         rotated = [image["image_id"] for image in end.payload["rotated_images"]]
         own = {image["image_id"] for image in end.payload["stores"]}
         assert own.isdisjoint(rotated)
         for store in end.payload["stores"]:
             assert store["image_id"] in self.images(store["name"])
-        assert set(rotated).isdisjoint(self.images() | self.images("disk"))
-        return rotated
+        return [image_id for image_id in rotated if self.is_gone(image_id)]
+
+    def is_gone(self, image_id: str) -> bool:
+        """Tell whether no store has an image any more."""
+        return image_id not in self.images() | self.images("disk")
 
     def images(self, store: str = "glance") -> set[str]:
         """Return the ids of a store's images."""
@@ -197,7 +211,9 @@ def test_every_store_has_its_own_rotation(host: Host) -> None:
     elsewhere = host.old(2, store="disk")
     step = host.finishing(backup_type="nightly", rotation=2, stores=["glance", "disk"])
     end = host.end(step)
+    host.rotate()
     assert end.payload["rotated_images"] == [{"store": "disk", "image_id": elsewhere}]
+    assert host.is_gone(elsewhere)
     assert one in host.images()
     assert two in host.images("disk")
 
@@ -220,16 +236,126 @@ def test_nothing_goes_when_the_new_image_is_gone_already(host: Host) -> None:
     assert host.images() == {old}
 
 
-def test_what_is_to_go_is_recorded_first_so_a_run_after_a_crash_tells_of_all(host: Host) -> None:
-    old = [host.old(1), host.old(2)]
-    (deleting,) = host.run(host.finishing(backup_type="nightly", rotation=1))
-    assert deleting.type == FINISH
-    assert set(old) < host.images()
-    host.stores["glance"].discard(old[0])  # killed in the midst of it
+def test_nothing_goes_when_the_new_image_is_deleted_after_the_end(host: Host) -> None:
+    old = host.old(9)
+    end = host.end(host.finishing(backup_type="nightly", rotation=1))
+    assert [image["image_id"] for image in end.payload["rotated_images"]] == [old]
+    host.stores["glance"].discard(end.payload["image_id"])
+    host.rotate()
+    assert host.images() == {old}
 
-    end = host.end(deleting)
+
+def test_an_image_that_is_taken_out_of_the_series_after_the_end_stays(host: Host) -> None:
+    kept, old = host.old(8), host.old(9)
+    host.end(host.finishing(backup_type="nightly", rotation=1))
+    host.stores["glance"].images[kept].properties.pop("backup_type")
+    host.rotate()
+    assert kept in host.images()
+    assert host.is_gone(old)
+
+
+def test_only_what_was_told_goes(host: Host) -> None:
+    old = host.old(9)
+    host.end(host.finishing(backup_type="nightly", rotation=1))
+    later = host.old(8)
+    host.rotate()
+    assert host.is_gone(old)
+    assert later in host.images()
+
+
+def test_a_run_after_a_crash_deletes_the_rest(host: Host) -> None:
+    old = [host.old(days) for days in (1, 2, 3)]
+    step = host.finishing(backup_type="nightly", rotation=1)
+    end = host.end(step)
     assert [image["image_id"] for image in end.payload["rotated_images"]] == old
-    assert host.end(deleting) == end
+    assert host.end(step) == end, "killed before it was recorded"
+    host.stores["glance"].discard(old[1])  # killed in the midst of it
+    host.rotate()
+    assert all(map(host.is_gone, old))
+    host.rotate()
+    assert host.images() == {end.payload["image_id"]}
+
+
+@pytest.mark.parametrize("call", ["glance.find", "glance.discard"])
+def test_a_store_that_is_away_is_tried_again(host: Host, call: str) -> None:
+    old = [host.old(1), host.old(2), host.old(1, store="disk")]
+    host.end(host.finishing(backup_type="nightly", rotation=1, stores=["glance", "disk"]))
+    host.trouble.plan(call, Unavailable("glance is away"))
+    with pytest.raises(Unavailable, match="glance is away"):
+        host.rotate()
+    assert host.is_gone(old[2]), "the others are not held up"
+    assert not all(map(host.is_gone, old))
+    host.rotate()
+    assert all(map(host.is_gone, old))
+
+
+def test_a_store_that_refuses_to_look_again_is_left_alone(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = host.old(1)
+    host.end(host.finishing(backup_type="nightly", rotation=1))
+    host.trouble.plan("glance.find", Forbidden("not you"))
+    with caplog.at_level(logging.WARNING):
+        host.rotate()
+    assert old in host.images()
+    assert "not rotated in glance: not you" in caplog.text
+
+
+def test_rotating_sweeps_what_could_not_be_cleaned(host: Host) -> None:
+    old = host.old(1)
+    step = host.finishing(backup_type="nightly", rotation=1)
+    host.trouble.plan("engine.discard", Unavailable("engine is away"), times=2)
+    host.end(step)
+    with pytest.raises(Unavailable, match="engine is away"):
+        host.rotate()
+    assert host.is_gone(old)
+    assert host.services.engine.owners() == {REQUEST_ID}
+    host.rotate()
+    assert host.services.engine.owners() == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("told", "gone"), [(-1, True), (0, False), (1, False)], ids=["in time", "as it ends", "late"]
+)
+def test_of_a_routed_request_nothing_goes_unless_its_end_was_told_in_time(
+    host: Host, told: float, *, gone: bool
+) -> None:
+    """Its router answers in its stead else, and deletes the new image."""
+    clock = ManualClock(NOW)
+    deadline = NOW + timedelta(hours=1)
+    accepted = replace(host.services, clock=clock, confirmed_at=lambda _: NOW)
+    host.services = accepted
+    old = host.old(1)
+    host.end(
+        host.finishing(
+            backup_type="nightly",
+            rotation=1,
+            accept_by=(NOW + timedelta(seconds=30)).isoformat(),
+            deadline=deadline.isoformat(),
+        )
+    )
+    host.services = replace(accepted, confirmed_at=lambda _: None)
+    with pytest.raises(Unavailable, match="not taken the word"):
+        host.rotate()
+    assert old in host.images()
+    asked: list[str] = []
+    told_at = deadline + timedelta(seconds=told)
+    host.services = replace(accepted, confirmed_at=lambda ident: asked.append(ident) or told_at)
+    host.rotate()
+    assert asked == [derived_id(REQUEST_ID, SNAPSHOT_END)]
+    assert host.is_gone(old) == gone
+
+
+def test_of_a_routed_request_whose_end_was_never_told_nothing_goes(host: Host) -> None:
+    clock = ManualClock(NOW)
+    host.services = replace(host.services, clock=clock, confirmed_at=lambda _: NOW)
+    old = host.old(1)
+    soon = (NOW + timedelta(seconds=30)).isoformat()
+    host.end(host.finishing(backup_type="nightly", rotation=1, accept_by=soon, deadline=soon))
+    host.services = replace(host.services, confirmed_at=lambda _: None)
+    clock.advance(30)
+    host.rotate()
+    assert old in host.images()
 
 
 def test_a_store_that_cannot_say_does_not_spoil_the_snapshot(
@@ -241,6 +367,8 @@ def test_a_store_that_cannot_say_does_not_spoil_the_snapshot(
     with caplog.at_level(logging.WARNING):
         end = host.end(host.finishing(backup_type="nightly", rotation=1, stores=["glance", "disk"]))
     assert end.payload["rotated_images"] == [{"store": "disk", "image_id": old}]
+    host.rotate()
+    assert host.is_gone(old)
     assert "not rotated in glance: glance is away" in caplog.text
 
 
@@ -255,12 +383,13 @@ def test_an_image_that_cannot_be_deleted_stays_for_the_next_rotation(
 
 
 def test_a_store_that_is_configured_no_more_does_not_spoil_the_snapshot(host: Host) -> None:
-    host.old(1)
+    old = host.old(1)
     step = host.finishing(backup_type="nightly", rotation=1)
-    (deleting,) = host.run(step)
+    host.end(step)
     host.services = replace(host.services, stores={})
-    for event in (step, deleting):
-        assert host.end(event).payload["rotated_images"] == []
+    host.rotate()
+    assert old in host.images()
+    assert host.end(step).payload["rotated_images"] == []
 
 
 def test_a_step_of_an_older_release_is_read(host: Host) -> None:

@@ -20,6 +20,9 @@ from tests.support.twins import ALICE, HOST, Bench, FusedJournal, PowerCut, chec
 from tintype.adapters.clock import ManualClock, SystemClock
 from tintype.adapters.memory_bus import MemoryBus
 from tintype.adapters.sqlite_journal import SqliteJournal
+from tintype.agent import Agent
+from tintype.config import Settings
+from tintype.core import runner as core_runner
 from tintype.core.errors import (
     Cancelled,
     CorruptArchive,
@@ -53,7 +56,7 @@ from tintype.core.ports import (
 )
 from tintype.core.relay import BATCH, Relay
 from tintype.core.runner import Backoff, Progress, Runner
-from tintype.core.snapshot import ABORT, CAPTURE, FINISH, RESERVE, UPLOAD
+from tintype.core.snapshot import ABORT, CAPTURE, FINISH, RESERVE, ROTATE, UPLOAD
 from tintype.handlers import table
 
 PATIENCE = 20.0
@@ -758,9 +761,11 @@ class SickJournal(SqliteJournal):
         self._ail("claim")
         return super().claim(now, places)
 
-    def record(self, work: Work, events: Sequence[Event], step: Event | None) -> None:
+    def record(
+        self, work: Work, events: Sequence[Event], step: Event | None, **options: Any
+    ) -> None:
         self._ail("record")
-        super().record(work, events, step)
+        super().record(work, events, step, **options)
 
     def postpone(self, work: Work, until: datetime, step: Event | None = None) -> None:
         self._ail("postpone")
@@ -918,6 +923,25 @@ def outgoing(number: int, event_type: str = SNAPSHOT_START) -> Event:
 
 def relay_of(journal: SqliteJournal, wire: Any) -> Relay:
     return Relay(journal, wire, Backoff(0.01, 0.02))
+
+
+@pytest.mark.parametrize(("longest", "relays"), [(60.0, 5.0), (2.0, 2.0)])
+def test_an_agents_relay_does_not_sleep_while_a_router_waits(
+    tmp_path: Path, longest: float, relays: float
+) -> None:
+    settings = Settings()
+    settings = replace(
+        settings,
+        agent=replace(settings.agent, stores=["directory"], retry_longest=longest),
+        directory=replace(settings.directory, path=tmp_path),
+    )
+    agent = Agent(settings, Wire(), journal=SqliteJournal(":memory:"))
+    try:
+        assert agent.relay._backoff.longest == relays
+        assert agent.runner._backoff.longest == longest
+    finally:
+        agent.engine.close()
+        agent.journal.close()
 
 
 def rounds(relay: Relay) -> None:
@@ -1439,6 +1463,41 @@ def test_who_cancels_between_two_steps_does_not_undo_that_it_was_answered(bench:
     require_silent_end(bench, request_id)
 
 
+@pytest.mark.parametrize("before", [None, Cancellation(ANSWERED.reason)], ids=["", "cancelled"])
+def test_what_is_answered_elsewhere_as_its_end_is_recorded_leaves_no_image(
+    before: Cancellation | None,
+) -> None:
+    """The last instant: the runner has looked, and the journal has not."""
+
+    class Racing(SqliteJournal):
+        def record(
+            self, work: Work, events: Sequence[Event], step: Event | None, **options: Any
+        ) -> None:
+            if any(event.type == SNAPSHOT_END for event in events):
+                bench.runner.cancel(work.request_id, ANSWERED)
+            super().record(work, events, step, **options)
+
+    bench = Bench(journal=Racing(":memory:"))
+    bench.container()
+    old = bench.ask(backup_type="nightly", rotation=1)
+    bench.settle()
+    assert bench.images() == {}
+    request_id = bench.ask(stores=BOTH, backup_type="nightly", rotation=1)
+    if before is not None:
+        during(bench, FINISH, lambda: bench.runner.cancel(request_id, before))
+    bench.settle()
+
+    for ident in (old, request_id):
+        assert not [event for event in bench.events(ident) if event.type in OUTCOMES]
+        latest = bench.journal.snapshot(ident)
+        assert latest is not None
+        fault = checked(latest).payload["fault"]
+        assert (fault["exception"], fault["image_deleted"]) == ("Cancelled", True)
+    assert fault["message"] == (core_runner.ANSWERED if before is None else before.reason)
+    assert bench.images("glance") == bench.images("directory") == {}
+    bench.require_clean_engine()
+
+
 def test_what_cannot_be_cleaned_after_an_answer_elsewhere_holds_nobody_up(bench: Bench) -> None:
     bench.container()
     first = bench.ask()
@@ -1627,6 +1686,107 @@ def test_a_request_that_came_straight_is_told_of_however_late() -> None:
     late(bench)
     bench.settle()
     assert bench.outcome(request_id).type == SNAPSHOT_END
+
+
+# Rotation, and what may still become of the new image
+
+
+def backed_up(bench: Bench) -> str:
+    """Return the image of an earlier backup."""
+    request_id = bench.ask(backup_type="nightly", rotation=1)
+    bench.settle()
+    end = bench.outcome(request_id)
+    bench.journal.confirm(bench.journal.pending(100))
+    return str(end.payload["image_id"])
+
+
+def finishing(bench: Bench, bus: Bus) -> Work:
+    """Work until the last step that leads to an outcome, and return that, claimed."""
+    while True:
+        bus.carry()
+        work = bench.journal.claim(bench.clock.now())
+        assert work is not None
+        if work.step.type == FINISH:
+            return work
+        bench.runner.run(work)
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_a_backup_is_left_when_the_power_is_cut_past_the_deadline(
+    tmp_path: Path, *, recorded: bool
+) -> None:
+    """The new image is undone after its deadline: the older one must be there still."""
+    path = tmp_path / "journal"
+    bench = routed_bench(FusedJournal(path))
+    bus = Bus(bench)
+    old = backed_up(bench)
+    request_id = ask_routed(bench, backup_type="nightly", rotation=1)
+    work = finishing(bench, bus)
+    journal = bench.journal
+    assert isinstance(journal, FusedJournal)
+    journal.fatal_write, journal.after = journal.writes + 1, recorded
+    with pytest.raises(PowerCut):
+        bench.runner.run(work)
+    journal.close()
+    bench.restart(SqliteJournal(path))
+    bench.journal.recover()
+    bench.clock.advance(7200)
+    bench.settle()
+
+    outcome = bench.outcome(request_id)
+    assert outcome.type == (SNAPSHOT_END if recorded else SNAPSHOT_ERROR)
+    assert bench.images()[old] == "active"
+    bench.journal.close()
+
+
+def test_older_images_go_when_the_bus_has_the_end() -> None:
+    bench = routed_bench()
+    bus = Bus(bench)
+    old = backed_up(bench)
+    ask_routed(bench, backup_type="nightly", rotation=1)
+    bench.runner.run(finishing(bench, bus))
+    for _ in range(5):
+        bench.clock.advance(61)
+        assert bench.run_step().step.type == ROTATE
+    assert set(bench.images().values()) == {"active"}
+    assert old in bench.images(), "a router may still say that there is no new one"
+
+    bus.settle()
+    end = list(bus.taken.values())[-1]
+    assert end.type == SNAPSHOT_END
+    assert end.payload["rotated_images"] == [{"store": "glance", "image_id": old}]
+    assert bench.images() == {end.payload["image_id"]: "active"}
+
+
+def test_older_images_stay_when_the_router_answers_first() -> None:
+    bench = routed_bench()
+    bus = Bus(bench)
+    old = backed_up(bench)
+    request_id = ask_routed(bench, backup_type="nightly", rotation=1)
+    bench.runner.run(finishing(bench, bus))
+    bench.cancel(request_id, who=replace(ALICE, is_admin=True), answered=True)
+    bench.settle()
+    bus.carry()
+    assert not [event for event in bus.taken.values() if event.type in OUTCOMES]
+    assert bench.images()[old] == "active"
+
+
+def test_rotating_holds_nobody_up(bench: Bench) -> None:
+    backed_up_before = bench.container() and backed_up(bench)
+    first = bench.ask(backup_type="nightly", rotation=1)
+    bench.trouble.plan("glance.discard", Unavailable("away"), times=3)
+    while not [event for event in bench.events(first) if event.type == SNAPSHOT_END]:
+        bench.run_step()
+    second = bench.ask(stores=["directory"])
+    while second in bench.journal.live():
+        work = bench.journal.claim(bench.clock.now(), 1)
+        assert work is not None
+        bench.runner.run(work)
+    assert first in bench.journal.live()
+    bench.settle()
+    assert bench.outcome(first).type == bench.outcome(second).type == SNAPSHOT_END
+    assert list(bench.images().values()) == ["active"]
+    assert backed_up_before not in bench.images()
 
 
 # Cancelled or routed, and the power is cut
