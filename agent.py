@@ -34,6 +34,10 @@ from tintype.schemas import validate
 
 LOG = logging.getLogger(__name__)
 
+RELAY_LONGEST = 5.0
+"""Seconds between attempts to publish, at most. After an outage of the broker, routers give each
+host `grace` to be heard before they answer in its stead: the relay must not sleep meanwhile."""
+
 HOUSEKEEPING_SECONDS = 300.0
 """How often captures that no request owns any more are looked for."""
 
@@ -111,9 +115,25 @@ def make_services(settings: Settings, engine: Engine, stores: Mapping[str, Image
 def _make_rules(settings: Settings) -> Sequence[Rule]:
     path = settings.trigger.rules_file
     try:
-        return read_rules(path, validate, cron.next_after) if path else ()
+        stores = settings.agent.stores
+        return read_rules(path, validate, cron.next_after, stores) if path else ()
     except ValueError as error:
         raise ConfigError(f"[trigger] rules_file: {error}") from error
+
+
+def requester_reader(
+    settings: Settings, read: Callable[[object], Requester] = envelope.requester_of
+) -> Callable[[object], Requester]:
+    """Return what reads a message's context, with the configured owner of what names none."""
+    group = settings.agent
+    fallback = Requester(group.default_project_id or None, group.default_user_id or None)
+
+    def requester_of(context: object) -> Requester:
+        found = read(context)
+        # An admin without a project, as routers are, stays one.
+        return fallback if found.project_id is None and not found.is_admin else found
+
+    return requester_of
 
 
 class Agent:
@@ -137,7 +157,8 @@ class Agent:
         self._publisher = publisher
         group = settings.agent
         backoff = Backoff(group.retry_first, group.retry_longest)
-        self.relay = Relay(self.journal, publisher, backoff)
+        patient = Backoff(group.retry_first, min(group.retry_longest, RELAY_LONGEST))
+        self.relay = Relay(self.journal, publisher, patient)
         self._services = replace(
             make_services(settings, self.engine, self.stores),
             confirmed_at=self.relay.confirmed_at,
@@ -161,11 +182,10 @@ class Agent:
             backoff=backoff,
             exists_seconds=settings.watch.exists_interval,
         )
-        fallback = Requester(group.default_project_id or None, group.default_user_id or None)
         self.intake = Intake(
             journal=self.journal,
             validate=validate,
-            requester_of=lambda context: _or_default(requester_of(context), fallback),
+            requester_of=requester_reader(settings, requester_of),
             clock=self._services.clock,
             host=settings.host,
             default_deadline=timedelta(seconds=group.default_deadline),
@@ -236,11 +256,3 @@ class Agent:
                 LOG.exception("housekeeping broke")
             if self._stopped.wait(HOUSEKEEPING_SECONDS):
                 return
-
-
-def _or_default(requester: Requester, fallback: Requester) -> Requester:
-    """Return the requester, or the configured one when the message names no project.
-
-    An admin without a project, as routers are, stays one.
-    """
-    return fallback if requester.project_id is None and not requester.is_admin else requester

@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -83,14 +84,19 @@ class AgentOnBus:
             also=[agents_topic(settings.bus.request_topic)],
             on_message=self._agent.intake.on_message,
             on_garbage=self._agent.intake.on_garbage,
-            # A router that asked before this host could hear it has not had an answer.
-            on_bound=self._agent.watcher.ask,
+            on_bound=self._on_listening,
         )
+        self._host = settings.host
 
     def start(self) -> None:
         """Take up what an earlier run left, and listen."""
         self._agent.start()
         self._requests.start()
+
+    def _on_listening(self) -> None:
+        LOG.info("tintype agent on %s is listening", self._host)
+        # A router that asked before this host could hear it has not had an answer.
+        self._agent.watcher.ask()
 
     def stop(self, seconds: float) -> None:
         """Stop taking, working, telling."""
@@ -119,6 +125,7 @@ class RouterOnBus:
             settings.bus.request_topic,
             on_message=router.on_request,
             on_garbage=router.on_garbage,
+            on_bound=lambda: LOG.info("tintype router on %s is listening", settings.host),
         )
 
     def start(self) -> None:
@@ -128,7 +135,6 @@ class RouterOnBus:
     def _listen(self) -> None:
         self._events.start()
         self._requests.start()
-        LOG.info("the router routes")
 
     def _is_listening(self) -> bool:
         return self._events.healthy
@@ -138,8 +144,8 @@ class RouterOnBus:
 
     def stop(self, seconds: float) -> None:
         """Stop taking, then working; what is under way another router goes on with."""
-        self._requests.stop(seconds)
-        self._events.stop(seconds)
+        self._service.begin_stop()
+        at_once(lambda: self._requests.stop(seconds), lambda: self._events.stop(seconds))
         self._service.stop()
 
 
@@ -162,11 +168,19 @@ def serve(settings: Settings, parts: Sequence[Part]) -> None:
         signal.signal(number, lambda *_: stop.set())
     for part in parts:
         part.start()
-    LOG.info("tintype %s on %s is listening", " and ".join(settings.listener.roles), settings.host)
     stop.wait()
     LOG.info("stopping")
-    for part in parts:
-        part.stop(settings.agent.graceful_timeout)
+    seconds = settings.agent.graceful_timeout
+    at_once(*(partial(part.stop, seconds) for part in parts))
+
+
+def at_once(*calls: Callable[[], object]) -> None:
+    """Make calls side by side, and wait for all of them."""
+    threads = [threading.Thread(target=call) for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 def main(argv: list[str] | None = None) -> int:

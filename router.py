@@ -8,17 +8,17 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
-from tintype.adapters import envelope
 from tintype.adapters.clock import SystemClock
 from tintype.adapters.memory_engine import MemoryEngine
 from tintype.adapters.sql_database import Database
 from tintype.adapters.sql_dispatches import SqlDispatches
 from tintype.adapters.sql_index import SqlIndex
-from tintype.agent import make_stores
+from tintype.agent import make_stores, requester_reader
 from tintype.config import ConfigError, Settings
+from tintype.core.dispatcher import Courier, Dispatcher, Patience
 from tintype.core.errors import Unavailable
-from tintype.core.ports import Services
-from tintype.core.router import Courier, Patience, Router
+from tintype.core.ports import ImageStore, Services
+from tintype.core.router import Router
 from tintype.handlers import cleanup
 from tintype.schemas import validate
 
@@ -26,6 +26,9 @@ LOG = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 1.0
 """How often dispatches are looked at that are due."""
+
+SHARED_STORES = frozenset({"glance"})
+"""Stores that are the same seen from every host."""
 
 OPEN_SECONDS = 5.0
 """How long a database that is away is left alone."""
@@ -35,6 +38,19 @@ HOUSEKEEPING_SECONDS = 300.0
 
 STALE_SECONDS = 3600.0
 """An index that has heard nothing for so long has missed something: agents tell once an hour."""
+
+
+def make_router_stores(settings: Settings) -> dict[str, ImageStore]:
+    """Return the stores from which a router deletes what silent hosts have left.
+
+    Only those that are no host's own. Raises ConfigError.
+    """
+    names = settings.router.stores
+    if any(name not in SHARED_STORES for name in names):
+        raise ConfigError(f"[router] stores: expected `glance` or nothing, got {names}")
+    if not names and settings.glance.auth_url:
+        names = ["glance"]
+    return make_stores(settings, names, "[router] stores")
 
 
 class RouterService:
@@ -61,19 +77,17 @@ class RouterService:
         self._courier = courier
         self._forget = timedelta(days=group.forget_days)
         self._ears = Ears(listening, backlog, group.grace)
-        self._stores = make_stores(settings, group.stores, "[router] stores")
-        self.router = Router(
+        self._stores = make_router_stores(settings)
+        self.dispatcher = Dispatcher(
             index=self.index,
             dispatches=SqlDispatches(self.database),
             courier=courier,
-            validate=validate,
-            requester_of=envelope.requester_of,
             services=Services(
                 engine=MemoryEngine(),  # no engine, and so no container, is here
                 stores=self._stores,
                 clock=SystemClock(),
                 host=settings.host,
-                default_stores=tuple(group.stores),
+                default_stores=tuple(self._stores),
             ),
             abort=cleanup.abort,
             patience=Patience(
@@ -84,6 +98,7 @@ class RouterService:
             ),
             hearing=self._ears,
         )
+        self.router = Router(self.dispatcher, validate, requester_reader(settings))
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._work, name="router", daemon=True)
 
@@ -103,12 +118,16 @@ class RouterService:
                 stale = datetime.now(UTC) - timedelta(seconds=STALE_SECONDS)
                 if heard_at is None or datetime.fromisoformat(heard_at) < stale:
                     LOG.info("the index is new or stale: asking all hosts for their containers")
-                    self.router.ask_for_everything()
+                    self.dispatcher.ask(None)
             except Unavailable as error:
                 LOG.warning("hosts are not asked yet: %s", error)
                 self._stopping.wait(SWEEP_SECONDS)
             else:
                 return
+
+    def begin_stop(self) -> None:
+        """Begin nothing new."""
+        self._stopping.set()
 
     def stop(self) -> None:
         """Let another router go on."""
@@ -124,10 +143,13 @@ class RouterService:
             try:
                 self.database.upgrade()
             except Unavailable as error:
-                LOG.error("not routing yet: %s", error)
-                self._stopping.wait(OPEN_SECONDS)
+                LOG.error("not routing yet: [router] index_url: %s", error)
+            except Exception:
+                # The thread's edge: without it the process would run on, and route nothing.
+                LOG.exception("not routing yet: the index cannot be opened")
             else:
                 return True
+            self._stopping.wait(OPEN_SECONDS)
         return False
 
     def _work(self) -> None:
@@ -138,13 +160,15 @@ class RouterService:
         while not self._stopping.wait(SWEEP_SECONDS):
             try:
                 self._ears.look()
-                self.router.sweep()
+                self.dispatcher.sweep()
                 if time.monotonic() - kept_house_at > HOUSEKEEPING_SECONDS:
                     kept_house_at = time.monotonic()
                     before = datetime.now(UTC) - self._forget
                     self.index.prune(before)
-                    self.router.dispatches.prune(before)
+                    self.dispatcher.dispatches.prune(before)
             except Unavailable as error:
+                # Events are not taken in either while the database is away.
+                self._ears.interrupted()
                 LOG.warning("router: %s", error)
             except Exception:
                 # The thread's edge: a defect with one dispatch must not end the others.
@@ -165,20 +189,30 @@ class Ears:
         self._backlog = backlog
         self._quiet_seconds = quiet_seconds
         self._since: float | None = None
+        self._waiting: int | None = None
 
     def look(self) -> None:
         """Look whether listening goes on; to be called about once a second."""
+        self._waiting = None
         if not self._listening():
             self._since = None
         elif self._since is None:
             self._since = time.monotonic()
 
+    def interrupted(self) -> None:
+        """Note that what was said could not be taken in for a while."""
+        self._since = None
+
     def caught_up(self) -> bool:
-        """Tell whether nothing waits to be heard now."""
-        try:
-            return self._listening() and self._backlog() == 0
-        except Unavailable:
-            return False
+        """Tell whether nothing waits to be heard; asked of the broker once for each look."""
+        if self._waiting is None:
+            try:
+                self._waiting = self._backlog()
+            except Unavailable as error:
+                LOG.warning("what waits to be heard is not known: %s", error)
+                self.interrupted()
+                return False
+        return self._listening() and self._waiting == 0
 
     def complete(self) -> bool:
         """Tell whether nothing waits, and listening was not interrupted for a while."""

@@ -8,7 +8,6 @@ else's exchange is bound to once its owner has made it, and again in case it was
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 import amqp
 import kombu
 
-from tintype.adapters.publisher import BROKER_ERRORS, connect, kombu_urls, translate, transport_url
+from tintype.adapters.publisher import BROKER_ERRORS, connect_to_any, translate, transport_url
 
 LOG = logging.getLogger(__name__)
 
@@ -38,9 +37,7 @@ class Bindings:
 
     def __init__(self, url: str, wanted: Sequence[Binding], timeout: float = 5.0) -> None:
         """Prepare, without connecting. Raises ValueError for a malformed URL."""
-        parsed = transport_url(url)
-        self._urls = kombu_urls(parsed)
-        self._query = parsed.query
+        self._parsed = transport_url(url)
         self._wanted = {
             exchange: [each for each in wanted if each.exchange == exchange]
             for exchange in dict.fromkeys(each.exchange for each in wanted)
@@ -53,7 +50,7 @@ class Bindings:
         if not self._wanted:
             return
         try:
-            with self._connect() as connection:
+            with connect_to_any(self._parsed, self._timeout) as connection:
                 for exchange in self._wanted:
                     self._bind(exchange, connection)
         except BROKER_ERRORS as error:
@@ -63,13 +60,6 @@ class Bindings:
             LOG.exception("exchanges not bound")
         else:
             self._told.pop("exchanges", None)
-
-    def _connect(self) -> kombu.Connection:
-        """Connect to the first host that answers; only for a moment, so without heartbeats."""
-        for url in self._urls[:-1]:
-            with contextlib.suppress(*BROKER_ERRORS):
-                return connect(url, self._query, self._timeout)
-        return connect(self._urls[-1], self._query, self._timeout)
 
     def _bind(self, exchange: str, connection: kombu.Connection) -> None:
         try:

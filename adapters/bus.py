@@ -17,13 +17,7 @@ from oslo_messaging.transport import NotificationTransport
 
 from tintype.adapters import envelope, frames, hardening
 from tintype.adapters.bindings import Binding, Bindings
-from tintype.adapters.publisher import (
-    BROKER_ERRORS,
-    connect,
-    kombu_urls,
-    translate,
-    transport_url,
-)
+from tintype.adapters.publisher import BROKER_ERRORS, connect_to_any, translate, transport_url
 from tintype.core.errors import Invalid, Unavailable
 from tintype.core.events import Message
 
@@ -159,9 +153,8 @@ class BusListener:
 
     def backlog(self) -> int:
         """Return how many messages wait in the queues. Raises Unavailable."""
-        parsed = transport_url(self._url)
         try:
-            with connect(kombu_urls(parsed)[0], parsed.query, BACKLOG_SECONDS) as connection:
+            with connect_to_any(transport_url(self._url), BACKLOG_SECONDS) as connection:
                 channel = connection.default_channel
                 return sum(
                     channel.queue_declare(queue, passive=True).message_count

@@ -26,7 +26,7 @@ def agents_topic(request_topic: str) -> str:
 
 
 class RabbitCourier:
-    """A core.router.Courier. Thread-safe: one event at a time."""
+    """A core.dispatcher.Courier. Thread-safe: one event at a time."""
 
     def __init__(self, publisher: RabbitPublisher, request_topic: str) -> None:
         self._publisher = publisher

@@ -11,7 +11,7 @@ from tintype.core.events import Event
 
 
 class MemoryCourier:
-    """A core.router.Courier that keeps what it is given."""
+    """A core.dispatcher.Courier that keeps what it is given."""
 
     def __init__(self, fail: Callable[[str], None] = lambda method: None) -> None:
         """Start without hosts.

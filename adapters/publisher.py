@@ -7,6 +7,7 @@ mandatory flag.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import ssl
 from collections.abc import Callable, Mapping
@@ -25,6 +26,9 @@ from tintype.core.errors import Unavailable, Unroutable
 from tintype.core.events import Event
 
 LOG = logging.getLogger(__name__)
+
+KEY_BYTES = 255
+"""Longest routing key that AMQP has room for."""
 
 BROKER_ERRORS: tuple[type[Exception], ...] = (
     amqp.AMQPError,
@@ -104,6 +108,15 @@ def kombu_urls(parsed: Any) -> list[str]:
     return [_kombu_url(parsed, host) for host in parsed.hosts] or ["amqp://"]
 
 
+def connect_to_any(parsed: Any, timeout: float) -> kombu.Connection:
+    """Connect to the first host of a parsed transport URL that answers. Raises as `connect`."""
+    *first, last = kombu_urls(parsed)
+    for url in first:
+        with contextlib.suppress(*BROKER_ERRORS):
+            return connect(url, parsed.query, timeout)
+    return connect(last, parsed.query, timeout)
+
+
 class RabbitPublisher:
     """Publishes events to `<topic>.<priority>` on a topic exchange; a core.ports.Publisher.
 
@@ -152,14 +165,14 @@ class RabbitPublisher:
         key = self._key(self._topic_for(event), event)
         # The default queue that oslo.messaging's publisher declares too: an event that comes before
         # its first consumer is kept.
-        self._publish(key, event, declare=True, mandatory=True)
+        self._publish(key, event, declare=True)
 
     def send(self, event: Event, topic: str, expires: timedelta) -> None:
         """Put an event into a queue that its receiver has made, to be dropped after so long.
 
         Raises Unroutable when there is no such queue, Unavailable as `publish` does.
         """
-        self._publish(self._key(topic, event), event, mandatory=True, expires=expires)
+        self._publish(self._key(topic, event), event, expires=expires)
 
     def _key(self, topic: str, event: Event) -> str:
         return f"{topic}.{envelope.priority_of(event.type).lower()}"
@@ -170,9 +183,10 @@ class RabbitPublisher:
         event: Event,
         *,
         declare: bool = False,
-        mandatory: bool = False,
         expires: timedelta | None = None,
     ) -> None:
+        if len(key.encode()) > KEY_BYTES:
+            raise Unroutable(f"message bus: a routing key of more than {KEY_BYTES} bytes: {key}")
         body = envelope.seal(event, self._publisher_id)
         try:
             producer = self._producer or self._connect()
@@ -182,7 +196,7 @@ class RabbitPublisher:
                 body,
                 exchange=self._exchange,
                 routing_key=key,
-                mandatory=mandatory,
+                mandatory=True,
                 delivery_mode=kombu.Exchange.PERSISTENT_DELIVERY_MODE,
                 content_type=envelope.CONTENT_TYPE,
                 content_encoding="utf-8",

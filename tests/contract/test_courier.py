@@ -15,9 +15,9 @@ from tests.support.rabbit import Line, until
 from tintype.adapters.courier import RabbitCourier, agents_topic, host_topic
 from tintype.adapters.memory_courier import MemoryCourier
 from tintype.adapters.publisher import RabbitPublisher
+from tintype.core.dispatcher import Courier
 from tintype.core.errors import Unroutable
 from tintype.core.events import EXISTS_REQUEST, Event
-from tintype.core.router import Courier
 
 LONG = timedelta(minutes=10)
 

@@ -142,7 +142,7 @@ def test_failure_to_bind_is_logged_and_tried_again(
     declare(line, theirs, durable=False)
     listener = line.listen(inbox, foreign_exchanges=[theirs], rebind_seconds=0.1)
     until(lambda: send(line, theirs), "the binding")
-    assert "foreign exchanges" in caplog.text
+    assert "exchanges" in caplog.text
     assert str(error) in caplog.text
     assert listener.healthy
     assert listener.stop(60)

@@ -7,6 +7,7 @@ import ssl
 import threading
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import amqp
 import kombu
@@ -16,8 +17,9 @@ import pytest
 from oslo_context.context import RequestContext
 from oslo_messaging.notify.dispatcher import PRIORITIES
 
-from tests.support.rabbit import Broker, Inbox, Line, until
+from tests.support.rabbit import DEADLINE, Broker, Inbox, Line, until
 from tintype.adapters import envelope, hardening
+from tintype.adapters.bus import BusListener
 from tintype.adapters.publisher import BROKER_ERRORS, _kombu_url, _tls, transport_url
 from tintype.core.errors import Unavailable
 from tintype.core.events import Event, Message, Requester
@@ -436,3 +438,28 @@ def test_wrong_password_is_reported_without_it(line: Line) -> None:
     with pytest.raises(Unavailable) as caught:
         way_out.publish(Event("event", {}, id="1"))
     assert "not-the-password" not in str(caught.value)
+
+
+def test_what_waits_is_counted_on_whichever_host_answers(line: Line, inbox: Inbox) -> None:
+    line.listen(inbox).stop(DEADLINE)
+    host = urlsplit(line.broker.url).netloc
+    url = line.broker.url.replace(host, f"{host.rpartition('@')[0]}@127.0.0.1:1,{host}", 1)
+    settings: dict[str, Any] = {"exchange": line.exchange, "topics": [line.topic]}
+    listener = BusListener(url, **settings, on_message=inbox.take, on_garbage=inbox.bury)
+    assert listener.backlog() == 0
+    for number in range(3):
+        line.send(line.good(number))
+    assert listener.backlog() == 3
+
+
+def test_what_waits_is_not_known_without_a_broker(inbox: Inbox) -> None:
+    listener = BusListener(
+        "rabbit://u:s3cret@127.0.0.1:1/",
+        exchange="x",
+        topics=["t"],
+        on_message=inbox.take,
+        on_garbage=inbox.bury,
+    )
+    with pytest.raises(Unavailable) as failure:
+        listener.backlog()
+    assert "s3cret" not in str(failure.value)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
-from tests.support.twins import ADMIN, ALICE, HOST, MALLORY, Trouble, checked
+from tests.support.twins import ADMIN, ALICE, MALLORY, Trouble, checked
 from tintype.adapters.clock import ManualClock
 from tintype.adapters.memory_courier import MemoryCourier
 from tintype.adapters.memory_engine import MemoryEngine
@@ -19,6 +19,7 @@ from tintype.adapters.sql_database import Database
 from tintype.adapters.sql_dispatches import SqlDispatches
 from tintype.adapters.sql_index import SqlIndex
 from tintype.core.dispatch import DispatchState
+from tintype.core.dispatcher import LEASE, Dispatcher, Patience
 from tintype.core.errors import Unavailable
 from tintype.core.events import (
     COMMIT_ACCEPTED,
@@ -31,15 +32,17 @@ from tintype.core.events import (
     SNAPSHOT_END,
     SNAPSHOT_ERROR,
     SNAPSHOT_EXISTS,
+    SNAPSHOT_PROGRESS,
     SNAPSHOT_START,
     Event,
     Message,
     Requester,
 )
 from tintype.core.ports import ContainerState, ImageSpec, Services
-from tintype.core.router import LEASE, Patience, Router
+from tintype.core.router import Router
 from tintype.core.snapshot import Copy, Snapshot, image_id_for
 from tintype.handlers import cleanup
+from tintype.router import Ears as ServiceEars
 from tintype.schemas import validate
 
 PATIENCE = Patience(
@@ -84,12 +87,10 @@ class House:
         self.router = self.another_router()
 
     def another_router(self) -> Router:
-        return Router(
+        dispatcher = Dispatcher(
             index=SqlIndex(self.database),
             dispatches=SqlDispatches(self.database),
             courier=self.courier,
-            validate=validate,
-            requester_of=lambda context: context if isinstance(context, Requester) else Requester(),
             services=Services(
                 engine=MemoryEngine(),
                 stores={"glance": self.store},
@@ -100,6 +101,11 @@ class House:
             abort=cleanup.abort,
             patience=PATIENCE,
             hearing=self.ears,
+        )
+        return Router(
+            dispatcher,
+            validate,
+            lambda context: context if isinstance(context, Requester) else Requester(),
         )
 
     def container(
@@ -157,7 +163,7 @@ class House:
         """Let time pass, and the router look after its dispatches meanwhile."""
         for _ in range(int(seconds / step)):
             self.clock.advance(step)
-            self.router.sweep()
+            self.router.dispatcher.sweep()
 
     def sent(self, host: str = "host-a", event_type: str = COMMIT_REQUEST) -> list[Event]:
         """Return what a host was sent, checked against its schema."""
@@ -181,7 +187,7 @@ class House:
         return fault
 
     def state(self, request_id: str) -> DispatchState:
-        dispatch = self.router.dispatches.get(request_id)
+        dispatch = self.router.dispatcher.dispatches.get(request_id)
         assert dispatch is not None
         return dispatch.state
 
@@ -204,9 +210,22 @@ class House:
             finished_at=self.clock.now().isoformat(),
         )
 
-    def reserved(self, image_id: str) -> None:
+    def reserved(self, image_id: str, owner: str = "project-a") -> None:
         """Put an image into the store that waits for data."""
-        self.store.reserve(ImageSpec(image_id, "snap", "latest", "project-a"))
+        self.store.reserve(ImageSpec(image_id, "snap", "latest", owner))
+
+    def made(self, who: Requester = ALICE, host: str = "host-a") -> tuple[str, str]:
+        """Let a host tell of a snapshot that no router sent it; return its request and image."""
+        request_id, image_id = str(uuid.uuid4()), str(uuid.uuid4())
+        payload = {"container": "c" * 64, "image_name": "snap", "request_id": request_id}
+        self.reserved(image_id)
+        self.store.upload(image_id, [b"data"])
+        copy = Copy("glance", image_id, status="active", digest="sha256:0")
+        made = replace(
+            self.finished(Event(COMMIT_REQUEST, payload, who)), copies=(copy,), host=host
+        )
+        self.say(made.event(SNAPSHOT_END, status="active", duration_ms=1))
+        return request_id, image_id
 
 
 @pytest.fixture
@@ -271,7 +290,7 @@ def test_a_request_that_comes_twice_is_sent_once_and_another_body_a_conflict(hou
     house.ask(request_id=request_id, who=MALLORY)
     assert {each["fault"]["code"] for each in house.answers(request_id)} == {409}
     assert len(house.sent()) == 1
-    assert len(house.router.dispatches.dead_letters()) == 2
+    assert len(house.router.dispatcher.dispatches.dead_letters()) == 2
 
 
 # Who may, and which
@@ -406,7 +425,9 @@ def test_an_invalid_request_is_answered_and_kept(house: House, payload: Any, wor
     (answer,) = house.courier.told
     assert checked(answer).payload["fault"]["code"] == 400
     assert words in answer.payload["fault"]["message"]
-    assert [words in each.reason for each in house.router.dispatches.dead_letters()] == [True]
+    assert [words in each.reason for each in house.router.dispatcher.dispatches.dead_letters()] == [
+        True
+    ]
 
 
 def test_a_message_of_another_type_is_kept_without_an_answer(house: House) -> None:
@@ -414,7 +435,7 @@ def test_a_message_of_another_type_is_kept_without_an_answer(house: House) -> No
         house.send(event_type, {}, ALICE)  # type: ignore[arg-type]
     house.router.on_garbage("not JSON", {"body": "\ud800\x00"})
     assert house.courier.told == []
-    assert len(house.router.dispatches.dead_letters()) == 6
+    assert len(house.router.dispatcher.dispatches.dead_letters()) == 6
 
 
 def test_an_answer_that_cannot_be_told_is_the_buss_again(house: House) -> None:
@@ -424,7 +445,7 @@ def test_an_answer_that_cannot_be_told_is_the_buss_again(house: House) -> None:
         house.router.on_request(message)
     house.router.on_request(message)
     assert len(house.courier.told) == 1
-    assert len(house.router.dispatches.dead_letters()) == 1
+    assert len(house.router.dispatcher.dispatches.dead_letters()) == 1
 
 
 # Hosts that are silent
@@ -539,7 +560,7 @@ def test_words_out_of_order_change_nothing(house: House) -> None:
     house.say(made.accepted())
     house.say(made.event(SNAPSHOT_START, status="queued"))
     assert house.state(request_id) is DispatchState.ENDED
-    record = house.router.index.snapshot(request_id)
+    record = house.router.dispatcher.index.snapshot(request_id)
     assert record is not None
     assert record.payload["status"] == "active"
 
@@ -563,7 +584,7 @@ def test_the_answer_to_a_refused_message_is_not_taken_for_the_outcome(house: Hou
     (conflict,) = house.courier.told
     house.say(conflict)
     assert house.state(request_id) is DispatchState.SENT
-    assert house.router.index.snapshot(request_id) is None
+    assert house.router.dispatcher.index.snapshot(request_id) is None
 
 
 def test_a_host_without_a_queue_is_tried_until_its_time_is_over(house: House) -> None:
@@ -624,7 +645,7 @@ def test_another_router_goes_on_with_what_one_left(house: House) -> None:
         house.ask()
     house.router = house.another_router()
     house.clock.advance(LEASE.total_seconds())
-    house.router.sweep()
+    house.router.dispatcher.sweep()
     assert len(house.sent()) == 1
 
 
@@ -642,7 +663,7 @@ def test_a_request_that_is_delivered_again_goes_on_at_once(house: House) -> None
 def test_both_routers_see_one_dispatch_as_due_to_one_of_them(house: House) -> None:
     house.ask("nothing")
     house.clock.advance(LEASE.total_seconds())
-    assert house.router.sweep() + house.another_router().sweep() == 1
+    assert house.router.dispatcher.sweep() + house.another_router().dispatcher.sweep() == 1
 
 
 # Cancelling
@@ -754,8 +775,8 @@ def test_a_deletion_stops_what_the_container_has_in_hand(house: House) -> None:
 def test_what_is_of_no_interest_is_passed_over(house: House) -> None:
     for event_type in ("compute.instance.create.end", None, 5, ["x"], "container.weird", "\ud800"):
         house.hear(event_type, {"uuid": "x"})  # type: ignore[arg-type]
-    assert house.router.index.containers() == []
-    assert house.router.dispatches.dead_letters() == []
+    assert house.router.dispatcher.index.containers() == []
+    assert house.router.dispatcher.dispatches.dead_letters() == []
 
 
 @pytest.mark.parametrize(
@@ -765,8 +786,8 @@ def test_what_is_of_no_interest_is_passed_over(house: House) -> None:
 def test_an_event_that_cannot_be_right_is_kept(house: House, payload: Any) -> None:
     house.hear(CONTAINER_EXISTS, payload)
     house.hear(COMMIT_ACCEPTED, payload)
-    assert house.router.index.containers() == []
-    assert len(house.router.dispatches.dead_letters()) == 2
+    assert house.router.dispatcher.index.containers() == []
+    assert len(house.router.dispatcher.dispatches.dead_letters()) == 2
 
 
 def test_a_versioned_object_is_unwrapped(house: House) -> None:
@@ -778,11 +799,218 @@ def test_a_versioned_object_is_unwrapped(house: House) -> None:
 
 
 def test_a_new_index_asks_for_everything(house: House) -> None:
-    house.router.ask_for_everything()
+    house.router.dispatcher.ask(None)
     assert [(each.type, dict(each.payload)) for each in house.courier.asked] == [
         (EXISTS_REQUEST, {})
     ]
 
 
-def test_the_twins_host_is_not_one_of_the_routers(house: House) -> None:
-    assert HOST not in house.courier.hosts
+# What is nobody's to delete, and whose request is whose
+
+
+@pytest.mark.parametrize("who", [ALICE, MALLORY])
+def test_a_good_image_is_not_deleted_for_a_request_under_its_id(
+    house: House, who: Requester
+) -> None:
+    request_id, image_id = house.made()
+    house.ask("no-such-container", who=who, request_id=request_id)
+    house.ask("no-such-container", who=who, request_id=request_id, tag="another")
+    house.wait(20)
+    assert image_id in house.store.images
+    assert {each["fault"]["code"] for each in house.answers(request_id)} == {409}
+
+
+def test_a_request_that_a_host_has_already_is_not_sent_again(house: House) -> None:
+    house.container()
+    request_id, _ = house.made()
+    house.ask(request_id=request_id)
+    house.wait(100)
+    assert house.sent() == []
+    assert house.answers(request_id) == []
+
+
+def test_nobody_cancels_anothers_snapshot_by_taking_its_id(house: House) -> None:
+    house.container("mine", project_id="project-m")
+    request_id, _ = house.made()
+    house.ask("mine", who=MALLORY, request_id=request_id)
+    house.cancel(request_id, who=MALLORY)
+    assert house.sent(event_type=COMMIT_CANCEL) == []
+
+
+def test_a_cancel_is_the_requesters_own_word_to_the_host(house: House) -> None:
+    house.container()
+    request_id = house.ask()
+    house.cancel(request_id)
+    assert [each.requester for each in house.sent(event_type=COMMIT_CANCEL)] == [ALICE]
+
+
+def test_an_image_that_is_told_of_before_it_was_reserved_is_not_taken_for_ours(
+    house: House,
+) -> None:
+    theirs = str(uuid.uuid4())
+    house.reserved(theirs, owner="project-v")
+    house.store.upload(theirs, [b"data"])
+    house.container(project_id="project-m")
+    request_id = house.ask(who=MALLORY, image_id=theirs)
+    begun = house.snapshot(house.sent()[0], copies=(Copy("glance", theirs),))
+    house.say(begun.accepted())
+    waits = begun.event(SNAPSHOT_PROGRESS, status="waiting", key="snapshot.reserve/1")
+    house.hear(SNAPSHOT_EXISTS, dict(waits.payload), MALLORY)
+    house.wait(3600 + 100, step=10)
+    assert house.fault(request_id)["code"] == 504
+    assert theirs in house.store.images
+
+
+def test_what_a_host_reserved_and_could_not_tell_is_deleted(house: House) -> None:
+    house.container()
+    request_id = house.ask()
+    house.say(house.snapshot(house.sent()[0]).accepted())
+    house.reserved(image_id_for(request_id))
+    house.wait(3600 + 100, step=10)
+    assert house.fault(request_id)["image_deleted"] is True
+    assert house.store.images == {}
+
+
+def test_an_image_out_of_the_routers_reach_is_not_said_to_be_deleted(house: House) -> None:
+    bare = replace(house.router.dispatcher.services, stores={}, default_stores=())
+    house.router = replace(house.router, dispatcher=replace(house.router.dispatcher, services=bare))
+    house.container()
+    image_id = str(uuid.uuid4())
+    house.reserved(image_id)
+    request_id = house.ask(image_id=image_id)
+    house.wait(100)
+    assert house.fault(request_id)["image_deleted"] is False
+
+
+def test_another_projects_word_under_the_same_id_is_not_the_hosts_answer(house: House) -> None:
+    house.container()
+    request_id = house.ask()
+    (sent,) = house.sent()
+    house.say(house.finished(replace(sent, requester=MALLORY)).accepted())
+    assert house.state(request_id) is DispatchState.SENT
+
+
+# Odd moments
+
+
+def test_a_host_that_works_on_it_is_not_silent(house: House) -> None:
+    house.container()
+    request_id = house.ask()
+    house.wait(71)
+    assert house.sent(event_type=EXISTS_REQUEST)
+    begun = house.snapshot(
+        house.sent()[0], copies=(Copy("glance", str(uuid.uuid4())),), phase="uploading"
+    )
+    house.hear(
+        SNAPSHOT_EXISTS, dict(begun.event(SNAPSHOT_PROGRESS, status="saving", key="1").payload)
+    )
+    house.wait(100)
+    assert house.answers(request_id) == []
+    assert house.state(request_id) is DispatchState.ACCEPTED
+
+
+def test_a_deadline_at_the_end_of_time_is_a_deadline(house: House) -> None:
+    house.container()
+    request_id = house.ask(deadline="9999-12-31T23:59:59Z")
+    house.say(house.snapshot(house.sent()[0]).accepted())
+    assert house.state(request_id) is DispatchState.ACCEPTED
+
+
+def test_a_request_that_was_on_its_way_keeps_its_container(house: House) -> None:
+    first = house.container("web", "host-a")
+    house.trouble.plan("courier.to_host", Unavailable("the confirm was lost"))
+    house.ask()
+    house.hear("container.rename.end", {"container_uuid": first, "container_name": "old"})
+    house.container("web", "host-b")
+    house.wait(3)
+    assert [each.payload["container"] for each in house.sent("host-a")] == [first]
+    assert house.sent("host-b") == []
+
+
+def test_a_bus_that_was_away_costs_a_host_none_of_its_time(house: House) -> None:
+    house.container()
+    house.trouble.plan("courier.to_host", Unavailable("away"), times=90)
+    request_id = house.ask()
+    house.wait(100)
+    assert house.answers(request_id) == []
+    (sent,) = house.sent()
+    assert datetime.fromisoformat(sent.payload["accept_by"]) > house.clock.now()
+
+
+def test_a_dispatch_that_breaks_does_not_hold_up_the_others(house: House) -> None:
+    house.container("a", "host-a")
+    house.container("b", "host-b")
+    queues, house.courier.hosts = house.courier.hosts, {}
+    house.ask("a")
+    house.ask("b")
+    house.courier.hosts = queues
+    house.trouble.plan("courier.to_host", ZeroDivisionError("a defect"))
+    house.wait(3)
+    assert len(house.sent("host-a") + house.sent("host-b")) == 1
+    house.wait(LEASE.total_seconds())
+    assert len(house.sent("host-a")) == len(house.sent("host-b")) == 1
+
+
+def test_the_hosts_own_name_counts_for_a_deletion(house: House) -> None:
+    ident = house.container(host="host-b")
+    house.hear(CONTAINER_DELETE_START, {"uuid": ident, "host": "host-b.example.org"})
+    assert len(house.sent("host-b", CONTAINER_DELETE_START)) == 1
+
+
+# What it knows of its own ears
+
+
+class Waiting:
+    """A listener, as its router sees it."""
+
+    def __init__(self) -> None:
+        self.listening, self.messages, self.looks = True, 0, 0
+
+    def backlog(self) -> int:
+        self.looks += 1
+        if self.messages < 0:
+            raise Unavailable("away")
+        return self.messages
+
+
+def ears_of(waiting: Waiting, quiet_seconds: float = 0.0) -> ServiceEars:
+    ears = ServiceEars(lambda: waiting.listening, waiting.backlog, quiet_seconds)
+    ears.look()
+    return ears
+
+
+def test_all_is_heard_when_nothing_waits_and_nothing_interrupted() -> None:
+    assert ears_of(Waiting()).complete()
+    assert not ears_of(Waiting(), quiet_seconds=3600.0).complete()
+    assert ears_of(Waiting(), quiet_seconds=3600.0).caught_up()
+
+
+def test_what_waits_or_cannot_be_known_is_not_heard() -> None:
+    for messages in (1, -1):
+        waiting = Waiting()
+        waiting.messages = messages
+        ears = ears_of(waiting)
+        assert not ears.caught_up()
+        assert not ears.complete()
+
+
+def test_an_interruption_counts_until_it_has_been_quiet_for_long_enough() -> None:
+    waiting = Waiting()
+    ears = ears_of(waiting)
+    ears.interrupted()
+    assert ears.caught_up()
+    assert not ears.complete()
+    ears.look()
+    assert ears.complete()
+    waiting.listening = False
+    ears.look()
+    assert not ears.caught_up()
+    assert not ears.complete()
+
+
+def test_the_broker_is_asked_once_for_each_look() -> None:
+    waiting = Waiting()
+    ears = ears_of(waiting)
+    for _ in range(5):
+        ears.complete()
+    assert waiting.looks == 1
