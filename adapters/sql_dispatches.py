@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Select, delete, func, insert, select, update
+from sqlalchemy import (
+    Connection,
+    Select,
+    Text,
+    delete,
+    func,
+    insert,
+    select,
+    type_coerce,
+    update,
+)
 
 from tintype.adapters.sql_database import Database
 from tintype.adapters.sql_tables import dispatch_table, letter_table, utc
@@ -18,8 +29,21 @@ from tintype.core.events import Event, Requester, canonical
 from tintype.core.ports import Admission, DeadLetter
 from tintype.core.snapshot import Fault
 
+LOG = logging.getLogger(__name__)
+
 ORDER = list(DispatchState)
 """States, each further than those before it."""
+
+UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
+"""What reading a record that no router wrote, or a later one, may raise."""
+
+TEXTS = select(
+    dispatch_table.c.request_id,
+    dispatch_table.c.state,
+    dispatch_table.c.due,
+    type_coerce(dispatch_table.c.record, Text).label("text"),
+)
+"""Dispatches with their record as text: one that is no JSON does not hide the others."""
 
 
 class SqlDispatches:
@@ -67,7 +91,9 @@ class SqlDispatches:
             row = connection.execute(_with_id(request_id).with_for_update()).mappings().first()
             if row is None or not _moves(_dispatch(row), state):
                 return
-            changed = replace(_dispatch(row), state=state, due=due)
+            known = _dispatch(row)
+            asked = known.asked and state is not DispatchState.ACCEPTED
+            changed = replace(known, state=state, due=due, asked=asked)
             change = update(dispatch_table).where(dispatch_table.c.request_id == request_id)
             connection.execute(change.values(_row(changed)))
 
@@ -77,30 +103,29 @@ class SqlDispatches:
         """Lease due dispatches; those that another router is just claiming are passed over."""
         columns, until = dispatch_table.c, now + lease
         query = (
-            select(dispatch_table)
-            .where(columns.open, columns.due <= now)
+            TEXTS.where(columns.open, columns.due <= now)
             .order_by(columns.due, columns.request_id)
             .limit(limit)
             .with_for_update(skip_locked=True)
         )
 
         def take(connection: Connection) -> Sequence[Dispatch]:
-            found = [_dispatch(row) for row in connection.execute(query).mappings()]
-            taken = columns.request_id.in_([dispatch.request_id for dispatch in found])
-            if found:
+            rows = connection.execute(query).mappings().all()
+            taken = columns.request_id.in_([row["request_id"] for row in rows])
+            if rows:
                 connection.execute(update(dispatch_table).where(taken).values(due=until))
-            return [replace(dispatch, due=until) for dispatch in found]
+            return [replace(dispatch, due=until) for dispatch in _readable(rows)]
 
         return self._database.run(take)
 
     def of_container(self, uuid: str) -> Sequence[Dispatch]:
         """Return the dispatches of a container that have not ended, oldest first."""
         columns = dispatch_table.c
-        query = select(dispatch_table).where(
+        query = TEXTS.where(
             columns.container_uuid == uuid.lower(), columns.state != DispatchState.ENDED.value
         )
         rows = self._database.read(lambda db: db.execute(query).mappings().all())
-        return sorted(map(_dispatch, rows), key=lambda one: (one.received_at, one.request_id))
+        return sorted(_readable(rows), key=lambda one: (one.received_at, one.request_id))
 
     def reject(self, key: str, reason: str, message: Mapping[str, Any]) -> None:
         """Keep a message that could not be used, once."""
@@ -165,7 +190,6 @@ def _row(dispatch: Dispatch) -> dict[str, Any]:
     uuid = dispatch.container_uuid
     return {
         "request_id": dispatch.request_id,
-        "fingerprint": dispatch.fingerprint,
         "state": dispatch.state.value,
         "open": not ended or dispatch.fault is not None,
         "due": dispatch.due,
@@ -182,11 +206,23 @@ def _row(dispatch: Dispatch) -> dict[str, Any]:
             "accept_by": None if dispatch.accept_by is None else utc(dispatch.accept_by),
             "fault": None if dispatch.fault is None else asdict(dispatch.fault),
             "attempts": dispatch.attempts,
+            "asked": dispatch.asked,
         },
     }
 
 
-def _dispatch(row: RowMapping) -> Dispatch:
+def _readable(rows: Iterable[Mapping[Any, Any]]) -> list[Dispatch]:
+    """Return what rows of TEXTS hold, but those that cannot be read."""
+    found = []
+    for row in rows:
+        try:
+            found.append(_dispatch({**row, "record": json.loads(row["text"])}))
+        except UNREADABLE as error:
+            LOG.warning("dispatch %r cannot be read: %r", row["request_id"], error)
+    return found
+
+
+def _dispatch(row: Mapping[Any, Any]) -> Dispatch:
     record = row["record"]
     request, fault, accept_by = record["request"], record["fault"], record["accept_by"]
     return Dispatch(
@@ -202,6 +238,7 @@ def _dispatch(row: RowMapping) -> Dispatch:
         accept_by=None if accept_by is None else datetime.fromisoformat(accept_by),
         fault=None if fault is None else Fault(**fault),
         attempts=record["attempts"],
+        asked=record["asked"],
     )
 
 

@@ -7,7 +7,9 @@ of the keys, so that routers that merge at the same time come to the same rows.
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from functools import reduce
 from typing import Any
@@ -32,27 +34,92 @@ from tintype.core.index import ContainerRecord, Sighting, SnapshotRecord
 BATCH = 500
 """Rows asked for in one statement."""
 
-ENGINE_ID_START = re.compile("[0-9a-f]{1,128}")
-"""What an engine id may begin with."""
+ENGINE_ID_START = re.compile("[0-9a-f]{12,128}")
+"""What counts as the start of an engine id: Docker's short id, or more of it."""
 
 Merge = Callable[[RowMapping | None], dict[str, Any] | None]
 """From the row that is there to the one that shall be; None: it is right already."""
 
 
+class Rows:
+    """The statements that bring a table's rows up to date: built once, as this takes longest."""
+
+    def __init__(self, table: Table, identity: str) -> None:
+        column = table.c[identity]
+        self.identity = identity
+        self.lock = (
+            select(table)
+            .where(column.in_(bindparam("names", expanding=True)))
+            .order_by(column)
+            .with_for_update()
+        )
+        self.insert = insert(table)
+        others: dict[str, Any] = {
+            one.name: bindparam(one.name) for one in table.c if one is not column
+        }
+        self.update = update(table).where(column == bindparam("this")).values(others)
+
+
+CONTAINERS = Rows(container_table, "uuid")
+SNAPSHOTS = Rows(snapshot_table, "request_id")
+
+
+@dataclass(eq=False, slots=True)
+class _Waiting:
+    """Sightings of a caller that waits for its turn."""
+
+    sightings: Sequence[Sighting]
+    committed: bool | None = None
+    """With its group; None: it is in none yet."""
+
+
 class SqlIndex:
-    """The read model of containers and snapshots. Thread-safe."""
+    """The read model of containers and snapshots. Thread-safe.
+
+    What several threads sight at once goes in together: while one transaction runs, those that come
+    wait, and whichever is next takes all of them into the next one.
+    """
 
     def __init__(self, database: Database) -> None:
         """Use a database whose tables are as `Database.upgrade` makes them."""
         self._database = database
+        self._turn = threading.Lock()
+        self._waiting: list[_Waiting] = []
+        self._waiting_lock = threading.Lock()
 
     def sight(self, sightings: Sequence[Sighting]) -> None:
-        """Merge what events say into the records."""
+        """Merge what events say into the records; return when they are committed."""
+        mine = _Waiting(sightings)
+        with self._waiting_lock:
+            self._waiting.append(mine)
+        with self._turn:
+            if mine.committed is None:
+                self._commit_waiting()
+        if not mine.committed:
+            # Alone: what its group failed of may be another's. If not, it fails as that did.
+            self._sight(sightings)
+
+    def _commit_waiting(self) -> None:
+        """Commit what waits, and tell all who wait whether it was; raise what one met alone."""
+        with self._waiting_lock:
+            group, self._waiting = self._waiting, []
+        committed = False
+        try:
+            self._sight([sighting for one in group for sighting in one.sightings])
+            committed = True
+        except Exception:
+            if len(group) == 1:
+                raise
+        finally:
+            for one in group:
+                one.committed = committed
+
+    def _sight(self, sightings: Sequence[Sighting]) -> None:
         told: dict[str, list[Sighting]] = {}
         for sighting in sightings:
             told.setdefault(sighting.uuid.lower(), []).append(sighting)
         merges = {uuid: _sighted(uuid, news) for uuid, news in told.items()}
-        self._store(container_table, "uuid", merges)
+        self._store(CONTAINERS, merges)
 
     def note(self, snapshots: Sequence[SnapshotRecord]) -> None:
         """Keep the latest of what is known of snapshots."""
@@ -60,7 +127,7 @@ class SqlIndex:
         for record in snapshots:
             told[record.request_id] = record.latest(told.get(record.request_id, record))
         merges = {request_id: _noted(record) for request_id, record in told.items()}
-        self._store(snapshot_table, "request_id", merges)
+        self._store(SNAPSHOTS, merges)
 
     def find(self, ident: str) -> Sequence[ContainerRecord]:
         """Return the living containers that `ident` may stand for."""
@@ -122,45 +189,40 @@ class SqlIndex:
         """Release the database's connections."""
         self._database.close()
 
-    def _store(self, table: Table, identity: str, merges: Mapping[str, Merge]) -> None:
+    def _store(self, rows: Rows, merges: Mapping[str, Merge]) -> None:
         """Bring rows up to date in one transaction; a row that another inserts begins it anew."""
         names = sorted(merges, key=key_of)
         batches = [names[start : start + BATCH] for start in range(0, len(names), BATCH)]
 
         def merge(connection: Connection) -> None:
             for batch in batches:
-                _merge(connection, table, identity, {name: merges[name] for name in batch})
+                _merge(connection, rows, {name: merges[name] for name in batch})
 
         if batches:
             self._database.run(merge)
 
 
-def _merge(
-    connection: Connection, table: Table, identity: str, merges: Mapping[str, Merge]
-) -> None:
-    column = table.c[identity]
-    query = select(table).where(column.in_(merges)).order_by(column).with_for_update()
-    known = {row[identity]: row for row in connection.execute(query).mappings()}
+def _merge(connection: Connection, rows: Rows, merges: Mapping[str, Merge]) -> None:
+    locked = connection.execute(rows.lock, {"names": list(merges)}).mappings()
+    known = {row[rows.identity]: row for row in locked}
     new: list[dict[str, Any]] = []
     changed: list[dict[str, Any]] = []
     for name, merge in merges.items():
         row = known.get(key_of(name))
         values = merge(row)
         if values is not None:
-            (new if row is None else changed).append({identity: name, **values})
+            if row is None:
+                new.append({rows.identity: name, **values})
+            else:
+                changed.append({"this": name, **values})
     if new:
-        connection.execute(insert(table), new)
+        connection.execute(rows.insert, new)
     if changed:
-        others = [name for name in changed[0] if name != identity]
-        change = update(table).where(column == bindparam(f"this_{identity}"))
-        connection.execute(
-            change.values({name: bindparam(name) for name in others}),
-            [{f"this_{identity}": row.pop(identity), **row} for row in changed],
-        )
+        connection.execute(rows.update, changed)
 
 
 def _living(connection: Connection, *conditions: ColumnElement[bool]) -> list[ContainerRecord]:
-    query = select(container_table).where(container_table.c.deleted_at.is_(None), *conditions)
+    query = select(container_table).where(~container_table.c.deleted, *conditions)
     records = map(_container, connection.execute(query).mappings())
     return sorted(records, key=lambda record: record.uuid)
 
@@ -188,7 +250,8 @@ def _container(row: RowMapping) -> ContainerRecord:
         record["uuid"],
         record["facts"],
         {fact: (at, by, what) for fact, (at, by, what) in record["versions"].items()},
-        row["deleted_at"],
+        record["deleted_at"],
+        record["exists_at"],
         row["heard_at"],
     )
 
@@ -197,12 +260,14 @@ def _container_row(record: ContainerRecord) -> dict[str, Any]:
     return {
         "engine_id": record.facts.get("engine_id"),
         "name": record.name,
-        "deleted_at": record.deleted_at,
+        "deleted": record.deleted,
         "heard_at": record.heard_at,
         "record": {
             "uuid": record.uuid,
             "facts": dict(record.facts),
             "versions": dict(record.versions),
+            "deleted_at": record.deleted_at,
+            "exists_at": record.exists_at,
         },
     }
 

@@ -130,7 +130,7 @@ container_table = Table(
     Column("uuid", Key, primary_key=True),
     Column("engine_id", Key),
     Column("name", Key),
-    Column("deleted_at", String(MOMENT_LENGTH)),
+    Column("deleted", Boolean, nullable=False),
     Column("heard_at", String(MOMENT_LENGTH), nullable=False),
     Column("record", Json, nullable=False),
     Index("containers_engine_id", "engine_id"),
@@ -138,7 +138,7 @@ container_table = Table(
     Index("containers_heard_at", "heard_at"),
     **OPTIONS,
 )
-"""`record`: uuid, facts and versions of a `ContainerRecord`."""
+"""`record`: all of a `ContainerRecord` but `heard_at`."""
 
 snapshot_table = Table(
     "snapshots",
@@ -156,7 +156,6 @@ dispatch_table = Table(
     "dispatches",
     metadata,
     Column("request_id", Key, primary_key=True),
-    Column("fingerprint", Key, nullable=False),
     Column("state", String(16), nullable=False),
     Column("open", Boolean, nullable=False),
     Column("due", Moment, nullable=False),

@@ -50,7 +50,9 @@ class Dispatch:
     fault: Fault | None = None
     """Why it failed, as long as that is still to be told."""
     attempts: int = 0
-    """How often telling the fault was begun; of an open one, how often its host was asked."""
+    """How often telling the fault was begun."""
+    asked: bool = False
+    """Its silent host was asked once more."""
 
 
 class Dispatches(Protocol):
@@ -68,17 +70,19 @@ class Dispatches(Protocol):
     def heard(self, request_id: str, state: DispatchState, due: datetime) -> None:
         """Note that a host has accepted or ended a request; one that is unknown or further stays.
 
-        One whose fault is still to be told has ended already, and stays too.
+        One whose fault is still to be told has ended already, and stays too. A host that has
+        accepted it counts as not `asked`.
         """
 
     def claim(self, now: datetime, lease: timedelta, limit: int = 100) -> Sequence[Dispatch]:
         """Return due dispatches that are open or have a fault to tell, the longest due first.
 
-        They are due again at `now + lease`, so that no other router takes them meanwhile.
+        They are due again at `now + lease`, so that no other router takes them meanwhile. One that
+        cannot be read is leased, logged and passed over.
         """
 
     def of_container(self, uuid: str) -> Sequence[Dispatch]:
-        """Return the dispatches of a container that have not ended."""
+        """Return the dispatches of a container that have not ended, but those unreadable."""
 
     def reject(self, key: str, reason: str, message: Mapping[str, Any]) -> None:
         """Keep a message that could not be used, once for each `key`."""

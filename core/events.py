@@ -107,6 +107,23 @@ def is_about_snapshot(event_type: str) -> bool:
     return event_type.startswith("image.snapshot.")
 
 
+def unwrapped(payload: Any) -> Any:
+    """Return the fields inside a versioned object (`zun_object.data`), as OpenStack wraps them.
+
+    What is wrapped twice is unwrapped twice, so that unwrapping again changes nothing.
+    """
+    while (inner := _object_data(payload)) is not None:
+        payload = inner
+    return payload
+
+
+def _object_data(payload: Any) -> Mapping[str, Any] | None:
+    for key, value in payload.items() if isinstance(payload, Mapping) else ():
+        if isinstance(key, str) and key.endswith("_object.data") and isinstance(value, Mapping):
+            return value
+    return None
+
+
 def is_uuid(value: object) -> bool:
     """Tell whether `value` is a UUID in its usual 36-character form."""
     try:

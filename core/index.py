@@ -2,8 +2,9 @@
 
 Events come late, twice and in any order, from our agents and from other services. So what an event
 says is a `Sighting`: facts, each true at one moment. A container's record keeps the latest fact of
-each kind, whatever the order in which they came; a deletion is final. Merging is commutative,
-associative and idempotent, which is all that makes any permutation end in the same index.
+each kind, whatever the order in which they came; a deletion holds until an engine says later that
+the container exists. Merging is commutative, associative and idempotent, which is all that makes
+any permutation end in the same index.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from tintype.core.events import (
     canonical,
     fingerprint,
 )
+from tintype.core.events import unwrapped as unwrapped  # noqa: PLC0414 (the router takes it from here)
 from tintype.core.ports import ContainerState
 
 Version = tuple[str, str, str]
@@ -100,6 +102,8 @@ class Sighting:
     facts: Mapping[str, Any] = field(default_factory=dict)
     """Some of FACTS: what the event names; strings, and a dict for `labels`."""
     deleted: bool = False
+    exists: bool = False
+    """Told by `container.exists`: the engine had it at that moment."""
 
     @classmethod
     def read(cls, message: Message, now: datetime) -> Self | None:
@@ -124,6 +128,7 @@ class Sighting:
             event_id=str(event_id or fingerprint(message.event_type, payload, message.timestamp)),
             facts={name: _fact(name, value) for name, value in found.items() if value is not None},
             deleted=message.event_type == CONTAINER_DELETE,
+            exists=message.event_type == CONTAINER_EXISTS,
         )
 
 
@@ -136,7 +141,10 @@ class ContainerRecord:
     versions: Mapping[str, Version] = field(default_factory=dict)
     """The version of each fact."""
     deleted_at: str | None = None
-    """When it was deleted, at the earliest told; kept as a tombstone against late events."""
+    """When it was deleted, at the latest told; kept as a tombstone against late events."""
+    exists_at: str | None = None
+    """When `container.exists` told of it last. No other event revives: only this one is asked of an
+    engine, which may have been wrong before (it came up without its disk)."""
     heard_at: str = ""
     """The latest moment that any event told of."""
 
@@ -147,13 +155,19 @@ class ContainerRecord:
             version = (sighting.at, sighting.event_id, canonical(value).decode("ascii"))
             if name not in versions or version > versions[name]:
                 facts[name], versions[name] = value, version
-        deleted_at = self.deleted_at
-        if sighting.deleted:
-            deleted_at = min(filter(None, (deleted_at, sighting.at)))
-        heard_at = max(self.heard_at, sighting.at)
         return replace(
-            self, facts=facts, versions=versions, deleted_at=deleted_at, heard_at=heard_at
+            self,
+            facts=facts,
+            versions=versions,
+            deleted_at=_later(self.deleted_at, sighting.at if sighting.deleted else None),
+            exists_at=_later(self.exists_at, sighting.at if sighting.exists else None),
+            heard_at=max(self.heard_at, sighting.at),
         )
+
+    @property
+    def deleted(self) -> bool:
+        """Whether it was deleted, and was not told to exist after that."""
+        return self.deleted_at is not None and (self.exists_at or "") <= self.deleted_at
 
     @property
     def host(self) -> str | None:
@@ -217,7 +231,8 @@ class Index(Protocol):
     def find(self, ident: str) -> Sequence[ContainerRecord]:
         """Return the living containers that `ident` may stand for, best kind of match first only.
 
-        A uuid or an engine id matches before a name, a name before the start of an engine id.
+        A uuid or an engine id matches before a name, a name before the start of an engine id. A
+        start counts from 12 characters, Docker's short id: a shorter one is only a name.
         """
 
     def container(self, uuid: str) -> ContainerRecord | None:
@@ -261,12 +276,8 @@ def moment(value: object) -> str | None:
         return None
 
 
-def unwrapped(payload: Any) -> Any:
-    """Return the fields inside a versioned object (`zun_object.data`), as OpenStack wraps them."""
-    for key, value in payload.items() if isinstance(payload, Mapping) else ():
-        if isinstance(key, str) and key.endswith("_object.data") and isinstance(value, Mapping):
-            return value
-    return payload
+def _later(one: str | None, other: str | None) -> str | None:
+    return max(filter(None, (one, other)), default=None)
 
 
 def _first(payload: Mapping[str, Any], names: Sequence[str]) -> Any:

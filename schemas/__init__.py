@@ -22,7 +22,7 @@ from jsonschema.exceptions import ValidationError
 from referencing import Registry, Resource
 
 from tintype.core.errors import Violation
-from tintype.core.events import is_lifecycle
+from tintype.core.events import is_lifecycle, unwrapped
 
 _FORMATS = FormatChecker(formats=())
 
@@ -70,16 +70,31 @@ def schema_of(event_type: str) -> str:
     return "container" if is_lifecycle(event_type) else event_type
 
 
+NO_EVENTS = frozenset({"container", "image.snapshot", "trigger.rule"})
+"""Schemas of no event type of their own."""
+
+KNOWN = (
+    "container.exists",
+    "container.<create|start|pause|unpause|stop|rename|update|delete>.<start|end>",
+    *sorted(SCHEMAS.keys() - NO_EVENTS),
+)
+"""What is told of event types when one is not known."""
+
 VIOLATIONS_TOLD = 20
 """How many faults of one message are named: a hostile one can have a hundred thousand."""
 
 
 def validate(event_type: Any, payload: Any) -> list[Violation]:
-    """Return what is wrong with an event's payload, nearest to the document's root first."""
+    """Return what is wrong with an event's payload, nearest to the document's root first.
+
+    What happens to containers may be told inside a versioned object, as other services wrap it.
+    """
     validator = _VALIDATORS.get(schema_of(event_type)) if isinstance(event_type, str) else None
     if validator is None:
-        known = ", ".join(sorted(_VALIDATORS))
+        known = ", ".join(KNOWN)
         return [Violation("", f"an event type with a schema ({known})", repr(event_type)[:100])]
+    if is_lifecycle(event_type):
+        payload = unwrapped(payload)
     try:
         found = list(islice(validator.iter_errors(payload), VIOLATIONS_TOLD))
     except RecursionError:

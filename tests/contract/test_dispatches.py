@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import insert, text
 
 from tintype.adapters.sql_database import Database
 from tintype.adapters.sql_dispatches import SqlDispatches
@@ -95,6 +95,7 @@ def test_whatever_was_stored_comes_back(dispatches: SqlDispatches) -> None:
         accept_by=NOW + SECOND,
         fault=replace(FAULT, image_deleted=True),
         attempts=3,
+        asked=True,
     )
     dispatches.admit(whole)
     assert dispatches.get("r") == whole
@@ -154,13 +155,14 @@ def test_one_of_many_that_replace_the_same_wins(dispatches: SqlDispatches) -> No
 def test_hearing_of_a_request_only_moves_it_on(
     dispatches: SqlDispatches, known: DispatchState, news: DispatchState
 ) -> None:
-    before = dispatch(state=known, host="host-1")
+    before = dispatch(state=known, host="host-1", asked=True, attempts=2)
     dispatches.admit(before)
     dispatches.heard("r", news, NOW + SECOND)
 
     states = list(DispatchState)
     moves = known is not ENDED and states.index(news) >= states.index(known)
-    after = replace(before, state=news, due=NOW + SECOND) if moves else before
+    moved = replace(before, state=news, due=NOW + SECOND, asked=news is ENDED)
+    after = moved if moves else before
     assert dispatches.get("r") == after
 
 
@@ -221,6 +223,39 @@ def test_one_that_ended_is_claimed_only_while_its_fault_is_to_be_told(
     assert sorted(ids(dispatches.claim(NOW, LEASE))) == ["fault", "open"]
     assert dispatches.replace(dispatch("fault", state=ENDED), ENDED)
     assert ids(dispatches.claim(NOW + LEASE, LEASE)) == ["open"]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"record": "{"},
+        {"record": "[]"},
+        {"record": "7"},
+        {"record": "{}"},
+        {"record": "[" * 100_000},
+        {"record": '{"request": null, "fault": null, "accept_by": null}'},
+        {"state": "lost"},
+    ],
+    ids=lambda values: str(values)[:30],
+)
+def test_one_that_cannot_be_read_keeps_no_others(
+    database: Database, values: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    dispatches = SqlDispatches(database)
+    for number in range(3):
+        name = f"r-{number}"
+        dispatches.admit(dispatch(name, container_uuid="u"))
+    with database.transaction() as connection:
+        change = ", ".join(f"{column} = :{column}" for column in values)
+        connection.execute(text(f"UPDATE dispatches SET {change} WHERE request_id = 'r-1'"), values)
+
+    assert ids(dispatches.claim(NOW, LEASE)) == ["r-0", "r-2"]
+    assert "dispatch 'r-1' cannot be read" in caplog.text
+    caplog.clear()
+    assert dispatches.claim(NOW, LEASE) == []
+    assert caplog.text == "", "it is leased as the others are"
+    assert ids(dispatches.claim(NOW + LEASE, LEASE)) == ["r-0", "r-2"]
+    assert ids(dispatches.of_container("u")) == ["r-0", "r-2"]
 
 
 def test_routers_never_claim_the_same(dispatches: SqlDispatches) -> None:

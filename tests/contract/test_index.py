@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.support.databases import empty
+from tests.support.rabbit import until
 from tintype.adapters.sql_database import Database
 from tintype.adapters.sql_index import BATCH, SqlIndex
 from tintype.adapters.sql_tables import DIGESTED, key_of
@@ -23,6 +24,8 @@ from tintype.core.index import ContainerRecord, Sighting, SnapshotRecord, moment
 
 START = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 HOSTILE = ("", " ", "a\0b", "\ud800", "é \U0001f600", "x" * 5000, "%", "_", "'\"\\", "a ", "A", "a")
+SHORT = "0123456789ab"
+"""As long as Docker's short id."""
 THREADS = 4
 T = TypeVar("T")
 
@@ -46,9 +49,15 @@ def at(seconds: float) -> str:
 
 
 def seen(
-    uuid: str, seconds: float = 0, event_id: str = "e", *, deleted: bool = False, **facts: Any
+    uuid: str,
+    seconds: float = 0,
+    event_id: str = "e",
+    *,
+    deleted: bool = False,
+    exists: bool = False,
+    **facts: Any,
 ) -> Sighting:
-    return Sighting(uuid, at(seconds), event_id, facts, deleted)
+    return Sighting(uuid, at(seconds), event_id, facts, deleted, exists)
 
 
 def told(
@@ -95,8 +104,8 @@ def test_nothing_told_changes_nothing(index: SqlIndex) -> None:
     assert index.snapshot("r") is None
 
 
-def test_a_deletion_is_final(index: SqlIndex) -> None:
-    index.sight([seen("u", 1, name="web", engine_id="abc")])
+def test_what_was_deleted_is_not_found(index: SqlIndex) -> None:
+    index.sight([seen("u", 1, name="web", engine_id="abc", exists=True)])
     index.sight([seen("u", 2, deleted=True)])
     index.sight([seen("u", 9, name="web", state="Running")])
 
@@ -104,7 +113,38 @@ def test_a_deletion_is_final(index: SqlIndex) -> None:
     assert record is not None
     assert (record.deleted_at, record.heard_at) == (at(2), at(9))
     assert index.containers() == []
-    assert [index.find(ident) for ident in ("u", "web", "abc", "ab")] == [[]] * 4
+    assert [index.find(ident) for ident in ("u", "web", "abc")] == [[]] * 3
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(
+    ("deletions", "existences", "lives"),
+    [
+        ([2], [], False),
+        ([2], [1], False),
+        ([2], [2], False),
+        ([2], [3], True),
+        ([2, 4], [3], False),
+        ([2, 4], [1, 5], True),
+    ],
+)
+def test_a_deletion_ends_when_the_container_is_told_to_exist_later(
+    index: SqlIndex, deletions: list[int], existences: list[int], lives: bool, turned: bool
+) -> None:
+    told = [seen("u", second, deleted=True) for second in deletions]
+    told += [seen("u", second, exists=True, name="web") for second in existences]
+    for one in told[::-1] if turned else told:
+        index.sight([one])
+
+    record = index.container("u")
+    assert record is not None
+    assert record.deleted is not lives
+    assert (record.deleted_at, record.exists_at) == (
+        at(deletions[-1]),
+        at(existences[-1]) if existences else None,
+    )
+    assert uuids(index.containers()) == (["u"] if lives else [])
+    assert uuids(index.find("u")) == uuids(index.containers())
 
 
 def test_a_deletion_may_come_first(index: SqlIndex) -> None:
@@ -134,12 +174,24 @@ def test_a_uuid_or_engine_id_is_found_before_a_name_and_a_name_before_a_start(
 ) -> None:
     index.sight([seen("abc1", engine_id="e1"), seen("u-2", engine_id="abc1ff")])
     index.sight([seen("u-3", name="abc1"), seen("u-4", engine_id="abc"), seen("u-5", name="abc")])
+    index.sight([seen("u-6", engine_id=f"{SHORT}aa"), seen("u-7", engine_id=f"{SHORT}ab")])
+    index.sight([seen("u-8", name=f"{SHORT}a"), seen("u-9", engine_id=SHORT)])
 
     assert uuids(index.find("abc1")) == ["abc1"]
     assert uuids(index.find("e1")) == ["abc1"]
     assert uuids(index.find("abc")) == ["u-4"]
-    assert uuids(index.find("abc1f")) == ["u-2"]
-    assert uuids(index.find("ab")) == ["u-2", "u-4"]
+    assert uuids(index.find(SHORT)) == ["u-9"]
+    assert uuids(index.find(f"{SHORT}a")) == ["u-8"]
+    assert uuids(index.find(f"{SHORT}aa")) == ["u-6"]
+    index.sight([seen("u-9", 1, deleted=True), seen("u-8", 1, name="other")])
+    assert uuids(index.find(SHORT)) == uuids(index.find(f"{SHORT}a")) == ["u-6", "u-7"]
+
+
+def test_what_is_shorter_than_a_short_id_is_only_a_name(index: SqlIndex) -> None:
+    index.sight([seen("u-1", engine_id=SHORT + "0" * 52), seen("u-2", name=SHORT[:6])])
+    assert uuids(index.find(SHORT)) == ["u-1"]
+    assert uuids(index.find(SHORT[:6])) == ["u-2"]
+    assert [index.find(SHORT[:length]) for length in (0, 1, 5, 11)] == [[]] * 4
 
 
 def test_a_name_may_stand_for_several(index: SqlIndex) -> None:
@@ -155,17 +207,17 @@ def test_a_uuid_is_found_in_either_case_and_a_name_in_its_own(index: SqlIndex) -
     assert index.container("ABC-DEF") == index.container("abc-def") is not None
 
 
-@pytest.mark.parametrize("ident", ["", "%", "_", "a%", "ab_", "[a]", "ab*", "g", "AB", "ab\0", "b"])
+@pytest.mark.parametrize("ident", ["%", "_", "[a]", "*", "g", "A", "\0", "b", "a" * 128])
 def test_only_the_start_of_an_engine_id_is_searched_by(index: SqlIndex, ident: str) -> None:
-    index.sight([seen("u", engine_id="abcd", name="web")])
-    assert index.find(ident) == []
+    index.sight([seen("u", engine_id=f"{SHORT}abcd", name="web")])
+    assert index.find(SHORT + ident) == index.find(ident) == []
 
 
 @pytest.mark.parametrize("start", ["9", "f", "af", "a9", "aff", "0"])
 def test_every_start_ends_where_the_next_begins(index: SqlIndex, start: str) -> None:
     ids = ["0", "00", "1", "9", "99", "9f", "a", "a9", "a90", "aa", "af", "aff", "b", "f", "ff"]
-    index.sight([seen(f"u-{one}", engine_id=f"{one}x") for one in ids])
-    assert uuids(index.find(start)) == [f"u-{one}" for one in ids if one.startswith(start)]
+    index.sight([seen(f"u-{one}", engine_id=f"{SHORT}{one}x") for one in ids])
+    assert uuids(index.find(SHORT + start)) == [f"u-{one}" for one in ids if one.startswith(start)]
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -242,7 +294,97 @@ def test_batches_in_opposite_orders_do_not_block_each_other(index: SqlIndex) -> 
     assert {record.name for record in index.containers()} == {str(THREADS - 1)}
 
 
+def by_threads(index: SqlIndex, told: Sequence[Sequence[Sighting]]) -> list[BaseException | None]:
+    """Sight each in a thread of its own, all in one group; return what each caller met."""
+    with ThreadPoolExecutor(len(told)) as pool:
+        with index._turn:
+            jobs = [pool.submit(index.sight, sightings) for sightings in told]
+            until(lambda: len(index._waiting) == len(told), "all that wait")
+        return [job.exception() for job in jobs]
+
+
+def counted(
+    database: Database, monkeypatch: pytest.MonkeyPatch, *errors: BaseException
+) -> list[Any]:
+    """Count the transactions; the first ones meet errors."""
+    run, runs, left = database.run, [], list(errors)
+
+    def counting(work: Callable[[Any], Any], **options: Any) -> Any:
+        runs.append(work)
+        if left:
+            raise left.pop(0)
+        return run(work, **options)
+
+    monkeypatch.setattr(database, "run", counting)
+    return runs
+
+
+def test_those_that_wait_go_in_together(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = SqlIndex(database)
+    runs = counted(database, monkeypatch)
+    told = [[seen(f"u-{number}"), seen("u", number)] for number in range(2 * THREADS)]
+    assert by_threads(index, told) == [None] * len(told)
+    assert len(runs) == 1
+    assert len(index.containers()) == len(told) + 1
+    assert index.heard_at() == at(2 * THREADS - 1)
+
+
+def test_what_cannot_be_stored_hinders_none_that_waited_with_it(index: SqlIndex) -> None:
+    bad: Any = {"name": 7}
+    told = [[seen(f"u-{number}")] for number in range(THREADS)]
+    met = by_threads(index, [[Sighting("bad", at(0), "e", bad)], *told])
+    assert met[0] is not None
+    assert met[1:] == [None] * THREADS
+    assert uuids(index.containers()) == [f"u-{number}" for number in range(THREADS)]
+
+
+def test_a_database_that_is_away_is_so_for_all_that_wait(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = SqlIndex(database)
+    away = [Unavailable("away") for _ in range(THREADS + 1)]
+    counted(database, monkeypatch, *away)
+    met = by_threads(index, [[seen("u")]] * THREADS)
+    assert [type(error) for error in met] == [Unavailable] * THREADS
+    assert index.containers() == []
+    index.sight([seen("u")])
+    assert uuids(index.containers()) == ["u"]
+
+
+def test_a_caller_that_is_interrupted_takes_none_with_it(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = SqlIndex(database)
+    counted(database, monkeypatch, KeyboardInterrupt())
+    met = by_threads(index, [[seen(f"u-{number}")] for number in range(THREADS)])
+    assert sorted(map(type, met), key=str) == [KeyboardInterrupt, *[type(None)] * (THREADS - 1)]
+    assert len(index.containers()) >= THREADS - 1
+
+
+def test_what_a_caller_has_sighted_is_there(index: SqlIndex) -> None:
+    start = threading.Barrier(2 * THREADS)
+
+    def tell(name: int) -> None:
+        start.wait()
+        for number in range(10):
+            index.sight([seen(f"u-{name}-{number}")])
+            assert index.container(f"u-{name}-{number}") is not None
+
+    with ThreadPoolExecutor(2 * THREADS) as pool:
+        list(pool.map(tell, range(2 * THREADS)))
+
+
 # Forgetting
+
+
+def test_what_was_deleted_by_mistake_is_not_forgotten_with_its_tombstone(index: SqlIndex) -> None:
+    index.sight([seen("u", 0, name="web", exists=True), seen("u", 1, deleted=True)])
+    for second in range(2, 20, 2):
+        index.sight([seen("u", second, exists=True)])
+        index.prune(START + timedelta(seconds=second - 5))
+        assert uuids(index.find("web")) == ["u"]
 
 
 def test_what_was_not_heard_of_since_is_forgotten(index: SqlIndex) -> None:
@@ -293,7 +435,8 @@ sightings = st.builds(
     at=moments,
     event_id=st.sampled_from(["e-1", "e-2"]),
     facts=st.builds(lambda one, two: {**one, **two}, facts, labels | st.just({})),
-    deleted=st.integers(0, 9).map(lambda number: number == 0),
+    deleted=st.integers(0, 3).map(lambda number: number == 0),
+    exists=st.booleans(),
 )
 snapshots = st.builds(
     SnapshotRecord,
@@ -330,6 +473,16 @@ def latest(things: Iterable[SnapshotRecord]) -> dict[str, SnapshotRecord]:
 @given(st.lists(sightings, max_size=12), seeds)
 def test_records_do_not_depend_on_the_order(things: list[Sighting], seed: int) -> None:
     assert merged(shuffled(things, seed)) == merged(things)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(sightings, max_size=12))
+def test_a_container_is_deleted_unless_told_to_exist_after_that(things: list[Sighting]) -> None:
+    for uuid, record in merged(things).items():
+        own = [one for one in things if one.uuid == uuid]
+        ends = [one.at for one in own if one.deleted]
+        alive = [one.at for one in own if one.exists]
+        assert record.deleted is (bool(ends) and max(ends) >= max(alive, default=""))
 
 
 @settings(max_examples=500, deadline=None)
@@ -384,7 +537,7 @@ def assert_holds(
 ) -> None:
     records = merged(things)
     assert {uuid: index.container(uuid) for uuid in records} == records
-    living = sorted(uuid for uuid, record in records.items() if record.deleted_at is None)
+    living = sorted(uuid for uuid, record in records.items() if not record.deleted)
     assert uuids(index.containers()) == living
     assert {one.request_id: one for one in index.snapshots()} == latest(notes)
     assert index.heard_at() == max((one.at for one in things), default=None)

@@ -23,7 +23,7 @@ from tintype.core.events import (
     SNAPSHOT_PROGRESS,
     Message,
 )
-from tintype.core.index import ContainerRecord, Sighting, SnapshotRecord, moment
+from tintype.core.index import TOLD_OF, ContainerRecord, Sighting, SnapshotRecord, moment
 from tintype.core.ports import ContainerState
 
 NOW = datetime(2026, 5, 6, 7, 8, 9, tzinfo=UTC)
@@ -84,7 +84,8 @@ def facts(payload: Mapping[str, Any], event_type: str = CONTAINER_EXISTS) -> Map
 
 
 def test_our_own_names_are_read() -> None:
-    assert read(OURS) == Sighting("3f2504e0-4f89-11d3-9a0c-0305e82c3301", AT, "event-1", FACTS)
+    uuid = "3f2504e0-4f89-11d3-9a0c-0305e82c3301"
+    assert read(OURS) == Sighting(uuid, AT, "event-1", FACTS, exists=True)
 
 
 def test_zuns_names_are_read() -> None:
@@ -96,7 +97,7 @@ def test_zuns_names_are_read() -> None:
 @pytest.mark.parametrize("kind", ["zun_object", "nova_object", "versioned_object"])
 def test_fields_inside_a_versioned_object_are_read(kind: str) -> None:
     wrapped = {f"{kind}.name": "Container", f"{kind}.version": "1.0", f"{kind}.data": ZUN}
-    assert read(wrapped) == read(ZUN)
+    assert read(wrapped) == read({"outer_object.data": wrapped}) == read(ZUN)
 
 
 @pytest.mark.parametrize(
@@ -162,6 +163,17 @@ def test_a_deletion_is_told_of_at_its_end() -> None:
     assert deletion is not None
     assert deletion.deleted
     assert ContainerRecord("u").merged(deletion).deleted_at == deletion.at
+    assert ContainerRecord("u").merged(deletion).deleted
+
+
+@pytest.mark.parametrize("event_type", sorted(TOLD_OF))
+def test_only_an_engine_that_tells_what_exists_revives_what_was_deleted(event_type: str) -> None:
+    deletion = read({"uuid": "u", "occurred_at": AT}, CONTAINER_DELETE)
+    later = read({"uuid": "u"}, event_type)
+    assert deletion is not None
+    assert later is not None
+    record = ContainerRecord("u").merged(deletion).merged(later)
+    assert record.deleted is (event_type != CONTAINER_EXISTS)
 
 
 @pytest.mark.parametrize("labels", [None, [], "text", 7])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from itertools import product
 from typing import Any
 
 import pytest
@@ -13,15 +15,19 @@ from jsonschema import Draft202012Validator
 from tests.support.twins import ALICE
 from tintype.core.errors import Unavailable
 from tintype.core.events import (
+    COMMIT_ACCEPTED,
     COMMIT_REQUEST,
+    CONTAINER_EXISTS,
+    CONTAINER_UPDATE,
     SNAPSHOT_END,
     SNAPSHOT_ERROR,
     SNAPSHOT_PROGRESS,
     SNAPSHOT_START,
     Event,
+    is_lifecycle,
 )
 from tintype.core.snapshot import Copy, Fault, Snapshot
-from tintype.schemas import SCHEMAS, validate
+from tintype.schemas import KNOWN, SCHEMAS, validate
 
 UUID = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
 EMITTED = [SNAPSHOT_START, SNAPSHOT_PROGRESS, SNAPSHOT_END, SNAPSHOT_ERROR]
@@ -131,6 +137,7 @@ def test_each_event_says_what_only_it_means(name: str, wrong: Any, pointer: str)
         {"metadata": {"a.b": "c"}},
         {"visibility": "shared"},
         {"host": "h"},
+        {"host": "h" * 200},
         {"deadline": "2026-12-24T18:00:00Z"},
         {"deadline": "2026-12-24T18:00:00.5+02:00"},
         {"schema_version": "1.0"},
@@ -197,6 +204,10 @@ def test_good_requests_are_valid(fields: dict[str, Any]) -> None:
         ({"schema_version": "2.0"}, "/schema_version"),
         ({"schema_version": 1.0}, "/schema_version"),
         ({"host": ""}, "/host"),
+        ({"host": "h" * 201}, "/host"),
+        ({"host": "h\n"}, "/host"),
+        ({"host": "h\x00"}, "/host"),
+        ({"host": "\ud800"}, "/host"),
         ({"stroes": ["glance"]}, "/stroes"),
         ({"callback": "x"}, "/callback"),
     ],
@@ -205,6 +216,63 @@ def test_good_requests_are_valid(fields: dict[str, Any]) -> None:
 def test_bad_requests_are_refused_at_the_right_place(fields: dict[str, Any], pointer: str) -> None:
     violations = validate(COMMIT_REQUEST, request(**fields))
     assert {violation.pointer for violation in violations} == {pointer}
+
+
+# What happens to containers, and what hosts tell
+
+ALIASES = {
+    "container_uuid": "uuid",
+    "engine_container_id": "container_id",
+    "container_name": "name",
+    "state": "status",
+    "base_image": "image",
+}
+
+
+def pointers(event_type: str, payload: Any) -> set[str]:
+    return {violation.pointer for violation in validate(event_type, payload)}
+
+
+@pytest.mark.parametrize(("ours", "theirs"), ALIASES.items())
+def test_other_services_words_have_the_bounds_of_ours(ours: str, theirs: str) -> None:
+    known = SCHEMAS["container"]["properties"]
+    alias = {"description": "The same, as other services call it."}
+    assert known[theirs] == {**known[ours], **alias}
+
+
+@pytest.mark.parametrize("field", ["container_id", "name", "status", "image"])
+@pytest.mark.parametrize("wrong", [["a"], 7, {"a": "b"}, "a\x00", "a\n", "x" * 1025], ids=ascii)
+def test_what_another_service_tells_is_checked(field: str, wrong: Any) -> None:
+    for payload in ({"uuid": "x", field: wrong}, {"zun_object.data": {"uuid": "x", field: wrong}}):
+        assert pointers(CONTAINER_EXISTS, payload) == {f"/{field}"}
+    assert pointers(CONTAINER_EXISTS, {"uuid": "x", field: "text"}) == set()
+    assert pointers(CONTAINER_EXISTS, {"uuid": "x", field: None}) == set()
+
+
+@pytest.mark.parametrize("kind", ["zun_object", "versioned_object"])
+def test_a_versioned_object_is_checked_inside(kind: str) -> None:
+    wrapped = {f"{kind}.name": "Container", f"{kind}.data": {"uuid": "x", "name": "web"}}
+    assert pointers(CONTAINER_UPDATE, wrapped) == set()
+    assert pointers(CONTAINER_UPDATE, {"outer_object.data": wrapped}) == set()
+    assert pointers(CONTAINER_UPDATE, {f"{kind}.data": {"name": "web"}}) == {""}
+    assert pointers(CONTAINER_UPDATE, {f"{kind}.data": "x"}) == {""}
+    assert "/container" in pointers(COMMIT_REQUEST, {f"{kind}.data": request()})
+
+
+@pytest.mark.parametrize("host", ["h" * 201, "h\x00", "h\n", "\ud800", 7], ids=ascii)
+def test_a_host_fits_a_routing_key(host: Any) -> None:
+    accepted = {**snapshot().accepted().payload, "host": host}
+    assert pointers(COMMIT_ACCEPTED, accepted) == {"/host"}
+    assert pointers(CONTAINER_EXISTS, {"uuid": "x", "host": host}) == {"/host"}
+    assert SCHEMAS["container"]["properties"]["host"]["maxLength"] == 200
+
+
+def test_what_a_host_accepts_has_every_field() -> None:
+    accepted = dict(snapshot().accepted().payload)
+    assert pointers(COMMIT_ACCEPTED, accepted) == set()
+    for field in SCHEMAS[COMMIT_ACCEPTED]["properties"]:
+        fewer = {key: value for key, value in accepted.items() if key != field}
+        assert pointers(COMMIT_ACCEPTED, fewer) == {f"/{field}"}
 
 
 GOOD_NAMES = [
@@ -304,8 +372,19 @@ def test_what_is_no_object_is_refused_as_a_document(payload: Any) -> None:
 @pytest.mark.parametrize("event_type", ["nonsense", "", None, 5, [], {}, ["a"]], ids=repr)
 def test_an_event_type_without_a_schema_is_named(event_type: Any) -> None:
     (violation,) = validate(event_type, {})
-    assert COMMIT_REQUEST in violation.expected
+    assert all(known in violation.expected for known in KNOWN)
     assert violation.got == repr(event_type)
+
+
+def test_the_event_types_that_are_told_are_all_and_only_those_with_a_schema() -> None:
+    told = set()
+    for known in KNOWN:
+        parts = [part.strip("<>").split("|") for part in re.findall(r"<[^>]*>|[^.]+", known)]
+        told |= {".".join(words) for words in product(*parts)}
+    assert all(validate(name, None)[0].expected == "object" for name in told)
+    lifecycle = {name for name in told if is_lifecycle(name)}
+    assert len(lifecycle) == 17
+    assert told - lifecycle == SCHEMAS.keys() - {"container", "image.snapshot", "trigger.rule"}
 
 
 def nested(depth: int) -> Any:

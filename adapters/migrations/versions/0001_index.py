@@ -26,7 +26,7 @@ def upgrade() -> None:
         sa.Column("uuid", KEY, primary_key=True),
         sa.Column("engine_id", KEY),
         sa.Column("name", KEY),
-        sa.Column("deleted_at", MOMENT),
+        sa.Column("deleted", sa.Boolean(), nullable=False),
         sa.Column("heard_at", MOMENT, nullable=False),
         sa.Column("record", LONG, nullable=False),
     )
@@ -44,7 +44,6 @@ def upgrade() -> None:
     _table(
         "dispatches",
         sa.Column("request_id", KEY, primary_key=True),
-        sa.Column("fingerprint", KEY, nullable=False),
         sa.Column("state", sa.String(16), nullable=False),
         sa.Column("open", sa.Boolean(), nullable=False),
         sa.Column("due", MOMENT, nullable=False),
