@@ -26,6 +26,12 @@ from tintype.router import RouterService
 
 LOG = logging.getLogger(__name__)
 
+EVENTS_AT_ONCE = 50
+"""Events that a router holds: a pool is one queue with one consumer, for all that is said."""
+
+EVENT_THREADS = 8
+"""Those that wait for a transaction share the next one."""
+
 
 def make_publisher(settings: Settings, role: str) -> RabbitPublisher:
     """Return a way for what a role says onto the configured broker.
@@ -55,10 +61,12 @@ def make_listener(settings: Settings, topic: str, **options: Any) -> BusListener
         exchange=own,
         foreign_exchanges=[name for name in bus.listen_exchanges if name != own],
         topics=[topic],
-        prefetch=bus.prefetch,
-        max_message_bytes=bus.max_message_bytes,
-        quorum=bus.quorum,
-        **options,
+        **{
+            "prefetch": bus.prefetch,
+            "max_message_bytes": bus.max_message_bytes,
+            "quorum": bus.quorum,
+            **options,
+        },
     )
 
 
@@ -116,6 +124,8 @@ class RouterOnBus:
             settings,
             settings.bus.notification_topic,
             pool=settings.index_pool,
+            prefetch=EVENTS_AT_ONCE,
+            threads=EVENT_THREADS,
             on_message=router.on_event,
             on_garbage=lambda reason, _: LOG.info("not an event: %s", reason),
             on_bound=self._service.on_listening,

@@ -53,7 +53,7 @@ def digest(bodies: Sequence[bytes]) -> dict[str, ContainerRecord]:
         uuid: reduce(ContainerRecord.merged, news, ContainerRecord(uuid))
         for uuid, news in told.items()
     }
-    return {uuid: record for uuid, record in records.items() if record.deleted_at is None}
+    return {uuid: record for uuid, record in records.items() if not record.deleted}
 
 
 def _life(number: int) -> Iterator[bytes]:
