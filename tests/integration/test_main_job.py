@@ -214,7 +214,7 @@ def test_what_cannot_be_done_is_answered_with_what_to_change(
         agent.request("no-such-container"): (404, "no-such-container"),
         agent.request(made_only.name): (409, "start it"),
         agent.request(theirs.name): (403, "another project"),
-        agent.request(theirs.name, stores=["attic"]): (400, "/stores/0"),
+        agent.request(made_only.name, stores=["attic"]): (400, "/stores/0"),
         agent.request(theirs.name, image_name="Not/Allowed"): (400, "/image_name"),
         agent.request(theirs.name, host="elsewhere"): (404, "host"),
         agent.request(theirs.name, colour="red"): (400, "/colour"),
