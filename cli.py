@@ -35,8 +35,9 @@ from tintype.core.events import (
     derived_id,
     event_line,
     fingerprint,
+    is_lifecycle,
 )
-from tintype.handlers import table
+from tintype.handlers import TRIGGERS, table
 from tintype.schemas import validate
 
 DEFAULT_ENDPOINT = "http://127.0.0.1:9519"
@@ -189,8 +190,13 @@ class Invoke(Command):
         """Describe the arguments."""
         parser: argparse.ArgumentParser = super().get_parser(prog_name)
         _add_config_arguments(parser)
-        parser.add_argument("handler", choices=sorted(table()), help="event type of the handler")
-        parser.add_argument("file", help="event or payload as JSON; - for standard input")
+        known = sorted({**table(), **TRIGGERS})
+        parser.add_argument("handler", choices=known, help="event type of the handler")
+        parser.add_argument(
+            "file",
+            help="payload as JSON, or an object that holds it as `payload`, and may hold"
+            " `requester`: who asks (`project_id`, `user_id`, `is_admin`); - for standard input",
+        )
         return parser
 
     def take_action(self, arguments: argparse.Namespace) -> int:
@@ -201,6 +207,8 @@ class Invoke(Command):
         if arguments.handler == COMMIT_REQUEST:
             require_valid(COMMIT_REQUEST, payload)
             payload = {"request_id": derived_id(fingerprint(payload)), **payload}
+        elif is_lifecycle(arguments.handler):
+            require_valid(arguments.handler, payload)
         try:
             requester = Requester(**document.get("requester", {}))
         except TypeError as error:
@@ -209,7 +217,7 @@ class Invoke(Command):
         try:
             for result in _embedded().invoke(settings, event):
                 print(event_line(result), flush=True)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise CommandError(
                 f"{arguments.file} holds no {arguments.handler} event: {error!r}"
             ) from error

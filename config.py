@@ -7,13 +7,15 @@ as `OS_<GROUP>__<OPTION>` (oslo.config's own rule).
 
 from __future__ import annotations
 
+import difflib
+import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from oslo_config import cfg
+from oslo_config import cfg, types
 
 
 class ConfigError(Exception):
@@ -115,10 +117,15 @@ class RouterSettings:
         " and `tintype-router.<host>` for SQLite.",
     )
     stores: list[str] = _option(
-        [], "Stores from which a router deletes images whose host is silent: `glance`, or none."
+        [],
+        "Stores from which a router deletes images whose host is silent: `glance`, or none;"
+        " where empty, `glance` if [glance] auth_url is set.",
     )
     host_timeout: float = _option(
-        300.0, "Seconds that a host has to take a request before the answer is 504.", minimum=1
+        300.0,
+        "Seconds that a host has to take a request. A silent one is asked once more, and the"
+        " answer is 504 after host_timeout + 2 x grace (6 minutes by default).",
+        minimum=1,
     )
     unknown_timeout: float = _option(
         5.0,
@@ -295,16 +302,108 @@ def load(config_files: Sequence[str] = ()) -> Settings:
     conf = cfg.ConfigOpts()
     for group, options in list_options():
         conf.register_opts(options, group=group)
+    directories = cfg.find_config_dirs("tintype")
     try:
-        conf([], project="tintype", default_config_files=list(config_files))
-        groups = {
-            name: group(**{item.name: conf[name][item.name] for item in fields(group)})
-            for name, group in get_type_hints(Settings).items()
-        }
-    except (cfg.Error, ValueError) as error:
+        conf(
+            [],
+            project="tintype",
+            default_config_files=list(config_files),
+            default_config_dirs=directories,
+        )
+        found = [Path(directory).glob("*.conf") for directory in directories]
+        files = [*map(Path, config_files), *(path for paths in found for path in sorted(paths))]
+        given = [(path, _given(path)) for path in files]
+    except (cfg.Error, ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
-    for name, group in groups.items():
-        for item in fields(group):
-            if getattr(group, item.name) is None:  # oslo.config's reading of an empty number
-                raise ConfigError(f"[{name}] {item.name}: expected a number, got nothing")
-    return Settings(**groups)
+    unknown = [f"{path}: {words}" for path, groups in given for words in _unknown(groups)]
+    if unknown:
+        raise ConfigError("; ".join(unknown))
+    groups = get_type_hints(Settings)
+    return Settings(
+        **{
+            name: groups[name](
+                **{option.name: _value(conf, name, option, given) for option in options}
+            )
+            for name, options in list_options()
+        }
+    )
+
+
+_Given = Mapping[str, Mapping[str, Sequence[str]]]
+"""What a file says: group -> option -> its values, of which the last counts."""
+
+
+def _given(path: Path) -> _Given:
+    """Return what a file says that oslo.config has read without an error."""
+    sections: dict[str, dict[str, list[str]]] = {}
+    cfg.ConfigParser(str(path.expanduser()), sections).parse()
+    groups: dict[str, dict[str, list[str]]] = {}
+    for section, options in sections.items():
+        # The case of a group's name makes no difference to oslo.config, but for DEFAULT.
+        group = groups.setdefault(section if section == "DEFAULT" else section.lower(), {})
+        for name, values in options.items():
+            group.setdefault(name, []).extend(values)
+    return groups
+
+
+def _unknown(groups: _Given) -> Iterator[str]:
+    """Name the groups and options that nobody reads: most likely they are misspelt."""
+    known = {group: [option.name for option in options] for group, options in list_options()}
+    everything = [f"[{group}] {name}" for group, names in known.items() for name in names]
+    for group, options in groups.items():
+        if group == "DEFAULT" or group.startswith("oslo_"):
+            continue  # for oslo's libraries
+        if group not in known:
+            yield f"[{group}]: no such group; [{_nearest(group, list(known))}] perhaps?"
+            continue
+        for name in options:
+            if name not in known[group]:
+                nearest = _nearest(f"[{group}] {name}", everything)
+                yield f"[{group}] {name}: no such option; {nearest} perhaps?"
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    return difflib.get_close_matches(name, known, 1, cutoff=0.0)[0]
+
+
+def _value(conf: Any, group: str, option: Any, given: Sequence[tuple[Path, _Given]]) -> Any:
+    """Return the value of an option. Raises ConfigError with what was expected and what came."""
+    try:
+        value = conf[group][option.name]
+    except ValueError:
+        value = None
+    except cfg.Error:  # its text may be a part of a password
+        raise ConfigError(
+            f"[{group}] {option.name}: expected $$ for each dollar sign, unless the name of an"
+            " option follows"
+        ) from None
+    if value is None:  # wrong, or oslo.config's reading of an empty number
+        text, source = _came(group, option.name, given)
+        got = repr(text) if text else "nothing"
+        raise ConfigError(
+            f"[{group}] {option.name}: expected {_expected(option.type)}, got {got} ({source})"
+        )
+    return value
+
+
+def _came(group: str, name: str, given: Sequence[tuple[Path, _Given]]) -> tuple[str, str]:
+    """Return the text of a value, and where it stands."""
+    variable = f"OS_{group}__{name}".upper()
+    if variable in os.environ:
+        return os.environ[variable], variable
+    # A later file counts more than an earlier one.
+    return next(
+        (groups[group][name][-1], str(path))
+        for path, groups in reversed(given)
+        if name in groups.get(group, {})
+    )
+
+
+def _expected(kind: Any) -> str:
+    """Say what a value of an option's type looks like."""
+    if isinstance(kind, types.Boolean):
+        return "true or false"
+    words = "a whole number" if isinstance(kind, types.Integer) else "a number"
+    if kind.max is not None:
+        return f"{words} from {kind.min:g} to {kind.max:.0f}"
+    return words if kind.min is None else f"{words} not below {kind.min:g}"

@@ -17,7 +17,7 @@ from tintype.agent import Agent, make_agent_stores, make_engine, make_services
 from tintype.api import create_app
 from tintype.config import Settings
 from tintype.core.events import COMMIT_REQUEST, Event, Message, Requester, event_line
-from tintype.handlers import table
+from tintype.handlers import TRIGGERS, table
 
 
 def invoke(settings: Settings, event: Event) -> Iterator[Event]:
@@ -25,7 +25,7 @@ def invoke(settings: Settings, event: Event) -> Iterator[Event]:
     engine = make_engine(settings, "invoke")
     services = make_services(settings, engine, make_agent_stores(settings))
     try:
-        yield from table()[event.type](event, services)
+        yield from {**table(), **TRIGGERS}[event.type](event, services)
     finally:
         engine.close()
 

@@ -22,10 +22,11 @@ from sqlalchemy import (
 )
 
 from tintype.adapters.sql_database import Database
-from tintype.adapters.sql_tables import dispatch_table, letter_table, utc
+from tintype.adapters.sql_tables import dispatch_table, letter_table
 from tintype.adapters.sqlite_journal import DEAD_LETTER_BYTES, DEAD_LETTERS, REASON_LENGTH
 from tintype.core.dispatch import Dispatch, DispatchState
 from tintype.core.events import Event, Requester, canonical
+from tintype.core.moments import utc_text
 from tintype.core.ports import Admission, DeadLetter
 from tintype.core.snapshot import Fault
 
@@ -135,7 +136,7 @@ class SqlDispatches:
             text = json.dumps({"truncated": text[:DEAD_LETTER_BYTES], "bytes": len(text)})
         letter = {
             "key": key,
-            "received_at": utc(datetime.now(UTC)),
+            "received_at": utc_text(datetime.now(UTC)),
             "reason": reason[:REASON_LENGTH],
             "message": text,
         }
@@ -162,7 +163,7 @@ class SqlDispatches:
     def prune(self, before: datetime) -> int:
         """Forget what ended, or was kept, before then; a fault still to be told stays."""
         ended = ~dispatch_table.c.open & (dispatch_table.c.changed_at < before)
-        old = letter_table.c.received_at < utc(before)
+        old = letter_table.c.received_at < utc_text(before)
 
         def forget(connection: Connection) -> int:
             gone = connection.execute(delete(dispatch_table).where(ended)).rowcount
@@ -199,11 +200,11 @@ def _row(dispatch: Dispatch) -> dict[str, Any]:
             "request_id": dispatch.request_id,
             "fingerprint": dispatch.fingerprint,
             "request": _event(dispatch.request),
-            "received_at": utc(dispatch.received_at),
-            "deadline": utc(dispatch.deadline),
+            "received_at": utc_text(dispatch.received_at),
+            "deadline": utc_text(dispatch.deadline),
             "host": dispatch.host,
             "container_uuid": uuid,
-            "accept_by": None if dispatch.accept_by is None else utc(dispatch.accept_by),
+            "accept_by": None if dispatch.accept_by is None else utc_text(dispatch.accept_by),
             "fault": None if dispatch.fault is None else asdict(dispatch.fault),
             "attempts": dispatch.attempts,
             "asked": dispatch.asked,

@@ -28,8 +28,9 @@ from sqlalchemy import (
 )
 
 from tintype.adapters.sql_database import Database
-from tintype.adapters.sql_tables import container_table, key_of, snapshot_table, utc
+from tintype.adapters.sql_tables import container_table, key_of, snapshot_table
 from tintype.core.index import ContainerRecord, Sighting, SnapshotRecord
+from tintype.core.moments import utc_text
 
 BATCH = 500
 """Rows asked for in one statement."""
@@ -172,7 +173,7 @@ class SqlIndex:
 
     def prune(self, before: datetime) -> int:
         """Forget what was not heard of, or ended, before then."""
-        then = utc(before)
+        then = utc_text(before)
         ended = snapshot_table.c.ended & (snapshot_table.c.at < then)
 
         def forget(connection: Connection) -> int:

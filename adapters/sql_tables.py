@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
@@ -26,6 +26,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.mysql import MEDIUMTEXT
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
+
+from tintype.core.moments import utc_text
 
 KEY_LENGTH = 255
 """Characters of a key."""
@@ -57,11 +59,6 @@ def storable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\x00")
 
 
-def utc(moment: datetime) -> str:
-    """Return a moment as UTC text of fixed width."""
-    return moment.astimezone(UTC).isoformat(timespec="microseconds")
-
-
 class Key(TypeDecorator[str]):
     """Text that is compared character by character; bound as `key_of`, read as it was bound."""
 
@@ -82,7 +79,7 @@ class Moment(TypeDecorator[datetime]):
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> str | None:
         """Return a moment as text."""
-        return None if value is None else utc(value)
+        return None if value is None else utc_text(value)
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> datetime | None:
         """Read a moment."""

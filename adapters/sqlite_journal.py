@@ -30,6 +30,7 @@ from tintype.core.events import (
     derived_id,
     is_about_snapshot,
 )
+from tintype.core.moments import utc_text
 from tintype.core.ports import Admission, Cancellation, DeadLetter, OutboxRow, Work
 from tintype.core.snapshot import CLEANUP, LOCK_FIELD, RESERVE, snapshot_id_for
 
@@ -195,10 +196,10 @@ class SqliteJournal:
                     request_id,
                     snapshot_id_for(request_id),
                     fingerprint,
-                    _utc(deadline),
+                    utc_text(deadline),
                     _dump(step),
                     step.type,
-                    "" if not_before is None else _utc(not_before),
+                    "" if not_before is None else utc_text(not_before),
                     None if latest is None else _dump(latest),
                     _now(),
                 ),
@@ -263,7 +264,7 @@ class SqliteJournal:
 
     def claim(self, now: datetime, places: int | None = None) -> Work | None:
         """Hand out the oldest runnable step; one that cannot be read comes as `unreadable`."""
-        bounds = {"now": _utc(now), "places": places, "entry": RESERVE}
+        bounds = {"now": utc_text(now), "places": places, "entry": RESERVE}
         with self.transaction() as db:
             row = db.execute(CLAIM, bounds).fetchone()
             if row is None:
@@ -337,13 +338,13 @@ class SqliteJournal:
     def postpone(self, work: Work, until: datetime, step: Event | None = None) -> None:
         """Give a step back until then; one that was cancelled meanwhile does not wait."""
         changed = None if step is None else _dump(step)
-        then = _utc(until) if work.step.type in CLEANUP else None
+        then = utc_text(until) if work.step.type in CLEANUP else None
         with self.transaction() as db:
             db.execute(
                 "UPDATE requests SET state = 'ready', step = coalesce(?, step), not_before ="
                 " coalesce(?, CASE WHEN cancelled IS NULL THEN ? ELSE '' END)"
                 " WHERE request_id = ?",
-                (changed, then, _utc(until), work.request_id),
+                (changed, then, utc_text(until), work.request_id),
             )
 
     def recover(self) -> int:
@@ -394,7 +395,7 @@ class SqliteJournal:
 
     def prune(self, before: datetime) -> int:
         """Forget what ended before then; unconfirmed events stay."""
-        then = _utc(before)
+        then = utc_text(before)
         with self.transaction() as db:
             gone = db.execute("DELETE FROM dead_letters WHERE received_at < ?", (then,)).rowcount
             gone += db.execute(
@@ -404,7 +405,7 @@ class SqliteJournal:
             db.execute(
                 "DELETE FROM outbox WHERE confirmed_at < ? AND (event_type = ?"
                 " OR event_type LIKE 'container.%' AND event_type NOT LIKE 'container.commit.%')",
-                (_utc(datetime.now(UTC) - CONTAINER_EVENTS_KEPT), SNAPSHOT_EXISTS),
+                (utc_text(datetime.now(UTC) - CONTAINER_EVENTS_KEPT), SNAPSHOT_EXISTS),
             )
         return gone
 
@@ -548,9 +549,4 @@ def _storable(text: str) -> str:
 
 
 def _now() -> str:
-    return _utc(datetime.now(UTC))
-
-
-def _utc(moment: datetime) -> str:
-    """Return a form of fixed width, so that text compares as time does."""
-    return moment.astimezone(UTC).isoformat(timespec="microseconds")
+    return utc_text(datetime.now(UTC))

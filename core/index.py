@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Protocol, Self
 
 from tintype.core.events import (
@@ -31,6 +31,7 @@ from tintype.core.events import (
     fingerprint,
 )
 from tintype.core.events import unwrapped as unwrapped  # noqa: PLC0414 (the router takes it from here)
+from tintype.core.moments import moment
 from tintype.core.ports import ContainerState
 
 Version = tuple[str, str, str]
@@ -255,25 +256,6 @@ class Index(Protocol):
 
     def close(self) -> None:
         """Release connections."""
-
-
-def moment(value: object) -> str | None:
-    """Return a moment as UTC text of fixed width, which compares as time does; None: it is none.
-
-    Text without a zone is UTC, as in every oslo.messaging notification.
-    """
-    if isinstance(value, str):
-        try:
-            value = datetime.fromisoformat(value)
-        except ValueError:
-            return None
-    if not isinstance(value, datetime):
-        return None
-    try:
-        zoned = value if value.tzinfo else value.replace(tzinfo=UTC)
-        return zoned.astimezone(UTC).isoformat(timespec="microseconds")
-    except OverflowError:
-        return None
 
 
 def _later(one: str | None, other: str | None) -> str | None:

@@ -22,6 +22,7 @@ from tintype.core.events import (
     Requester,
     derived_id,
 )
+from tintype.core.moments import utc_text
 from tintype.core.ownership import Ownership
 from tintype.core.ports import (
     Container,
@@ -113,7 +114,7 @@ class Teller:
 
     def exists(self, known: Mapping[str, Any], at: datetime) -> Event:
         """Tell that a container is there, as it was at that moment or a little later."""
-        moment = _iso(at)
+        moment = utc_text(at)
         event_id = derived_id(str(known["container_uuid"]), CONTAINER_EXISTS, moment)
         return _event(CONTAINER_EXISTS, known, event_id, moment)
 
@@ -130,12 +131,12 @@ class Teller:
         parts = [str(known["container_uuid"]), event_type]
         if event.action not in _ONCE:
             parts.append(str(event.at))
-        return _event(event_type, told, derived_id(*parts), _iso(from_nanoseconds(event.at)))
+        return _event(event_type, told, derived_id(*parts), utc_text(from_nanoseconds(event.at)))
 
     def gone(self, known: Mapping[str, Any], at: datetime) -> Event:
         """Tell that a container is no more whose end the engine did not tell."""
         event_id = derived_id(str(known["container_uuid"]), CONTAINER_DELETE)
-        return _event(CONTAINER_DELETE, {**known, "state": None}, event_id, _iso(at))
+        return _event(CONTAINER_DELETE, {**known, "state": None}, event_id, utc_text(at))
 
 
 def remembered(event: Event, before: Mapping[str, Any]) -> dict[str, Any]:
@@ -182,7 +183,3 @@ def _event(event_type: str, told: Mapping[str, Any], event_id: str, moment: str)
 
 def _size(text: str) -> int:
     return len(text.encode("utf-8", "surrogatepass"))
-
-
-def _iso(at: datetime) -> str:
-    return at.astimezone(UTC).isoformat(timespec="microseconds")

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 
 from tintype.core.errors import TintypeError, Unavailable
-from tintype.core.index import moment
+from tintype.core.moments import moment
 from tintype.core.ports import ImageStore, Services, StoredImage
 from tintype.core.snapshot import Copy, Snapshot
 

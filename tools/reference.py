@@ -23,8 +23,9 @@ INTRODUCTION = """\
 # Events
 
 Made from the JSON Schemas in `schemas/` by `tools/reference.py`. All payloads are flat and carry
-`schema_version`; a minor bump only adds fields. Events of one type about one request have one
-`event_id`, however often they are delivered: drop the second.
+`schema_version`; a minor bump only adds fields. What is delivered twice has the same `event_id`
+both times: drop the second. Different events have different ones, also those of one type about one
+request: each `.progress`, each `.exists`, each answer to a message that was refused.
 """
 
 
@@ -102,9 +103,9 @@ def _kind(rule: Mapping[str, Any]) -> str:
     if "const" in rule:
         return f"`{rule['const']}`"
     if "enum" in rule:
-        return " or ".join(f"`{value}`" for value in rule["enum"])
-    kinds = rule["type"] if isinstance(rule["type"], list) else [rule["type"]]
-    words = " or ".join(kinds)
+        words = " or ".join(f"`{value}`" for value in rule["enum"])
+    else:
+        words = " or ".join(rule["type"] if isinstance(rule["type"], list) else [rule["type"]])
     if "format" in rule:
         words += f", {rule['format']}"
     if "default" in rule:

@@ -20,7 +20,8 @@ from tintype.adapters.sql_database import Database
 from tintype.adapters.sql_index import BATCH, SqlIndex
 from tintype.adapters.sql_tables import DIGESTED, key_of
 from tintype.core.errors import Unavailable
-from tintype.core.index import ContainerRecord, Sighting, SnapshotRecord, moment
+from tintype.core.index import ContainerRecord, Sighting, SnapshotRecord
+from tintype.core.moments import moment
 
 START = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 HOSTILE = ("", " ", "a\0b", "\ud800", "é \U0001f600", "x" * 5000, "%", "_", "'\"\\", "a ", "A", "a")

@@ -149,3 +149,109 @@ def test_secrets_are_marked() -> None:
         if option.secret
     }
     assert secret == {"bus.url", "glance.password", "router.index_url"}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[router]\ngrace = x\n", "[router] grace: expected a number not below 1, got 'x'"),
+        ("[router]\ngrace = 0\n", "[router] grace: expected a number not below 1, got '0'"),
+        ("[router]\ngrace =\n", "[router] grace: expected a number not below 1, got nothing"),
+        ("[api]\nport = 99999\n", "[api] port: expected a whole number from 0 to 65535"),
+        (
+            "[agent]\ndefault_deadline = 31536001\n",
+            "[agent] default_deadline: expected a number from 1 to 31536000, got '31536001'",
+        ),
+        ("[bus]\nquorum = maybe\n", "[bus] quorum: expected true or false, got 'maybe'"),
+    ],
+    ids=lambda text: text.splitlines()[1] if "\n" in text else "",
+)
+def test_a_wrong_value_is_told_with_what_was_expected_and_where_it_stands(
+    tmp_path: Path, text: str, words: str
+) -> None:
+    files = conf(tmp_path, text)
+    with pytest.raises(ConfigError) as raised:
+        load(files)
+    assert str(raised.value).startswith(words)
+    assert str(raised.value).endswith(f"({files[0]})")
+    assert "LocationInfo" not in str(raised.value)
+
+
+def test_the_value_that_counts_is_told(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.conf", tmp_path / "b.conf"
+    first.write_text("[router]\ngrace = one\n[Router]\ngrace = two\n")
+    second.write_text("[router]\nunknown_timeout = 1\n")
+    with pytest.raises(ConfigError, match=rf"got 'two' \({first}\)"):
+        load([str(first), str(second)])
+    with pytest.raises(ConfigError, match=rf"got 'two' \({first}\)"):
+        load([str(second), str(first)])
+    with (
+        environment(OS_ROUTER__GRACE="three"),
+        pytest.raises(ConfigError, match=r"got 'three' \(OS_ROUTER__GRACE\)"),
+    ):
+        load([str(first)])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[router]\nhost_timout = 1\n", "[router] host_timout: no such option; [router] host_tim"),
+        ("[router]\nstate_dir = /x\n", "[router] state_dir: no such option; [agent] state_dir"),
+        ("[ROUTER]\nhost-timeout = 1\n", "[router] host-timeout: no such option; [router] host_"),
+        ("[routr]\ngrace = 5\n", "[routr]: no such group; [router]"),
+        ("[routr]\n", "[routr]: no such group; [router]"),
+        ("[default]\ndebug = true\n", "[default]: no such group"),
+    ],
+)
+def test_what_nobody_reads_is_refused_with_the_nearest_known_name(
+    tmp_path: Path, text: str, words: str
+) -> None:
+    (file,) = conf(tmp_path, text)
+    with pytest.raises(ConfigError) as raised:
+        load([file])
+    assert str(raised.value).startswith(f"{file}: {words}")
+
+
+def test_all_that_nobody_reads_is_named_at_once(tmp_path: Path) -> None:
+    files = conf(tmp_path, "[bus]\nurll = secret-text\n[trigger]\nrules = x\n[more]\n")
+    with pytest.raises(ConfigError) as raised:
+        load(files)
+    assert str(raised.value).count("perhaps?") == 3
+    assert "[trigger] rules: no such option; [trigger] rules_file" in str(raised.value)
+    assert "secret-text" not in str(raised.value)
+
+
+def test_groups_of_oslos_libraries_may_stand_there(tmp_path: Path) -> None:
+    text = "[DEFAULT]\ndebug = true\n[oslo_messaging_rabbit]\nssl = true\n[AGENT]\nhost = h\n"
+    assert load(conf(tmp_path, text)).host == "h"
+
+
+def test_every_option_is_known(tmp_path: Path) -> None:
+    lines = []
+    for group, options in list_options():
+        lines.append(f"[{group}]")
+        lines += [f"{option.name} = {getattr(option.type, 'min', None) or 1}" for option in options]
+    assert load(conf(tmp_path, "\n".join(lines))).router.grace == 1
+
+
+def test_a_directory_of_files_is_read_and_checked_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = tmp_path / ".tintype" / "tintype.conf.d"
+    folder.mkdir(parents=True)
+    (folder / "a.conf").write_text("[agent]\nhost = from-there\n")
+    files = conf(tmp_path, "[agent]\nhost = from-file\n")
+    assert load(files).host == "from-there"
+    (folder / "b.conf").write_text("[agent]\nhots = x\n")
+    with pytest.raises(ConfigError, match=r"b\.conf: \[agent\] hots"):
+        load(files)
+
+
+def test_a_dollar_sign_without_an_option_is_told_without_the_secret_around_it(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(ConfigError, match=r"\[bus\] url: expected \$\$") as raised:
+        load(conf(tmp_path, "[bus]\nurl = rabbit://a:pass$word@b/\n"))
+    assert "word" not in str(raised.value)
+    assert load(conf(tmp_path, "[bus]\nurl = rabbit://a:p$$w@b/\n")).bus.url == "rabbit://a:p$w@b/"

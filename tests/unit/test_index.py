@@ -23,7 +23,8 @@ from tintype.core.events import (
     SNAPSHOT_PROGRESS,
     Message,
 )
-from tintype.core.index import TOLD_OF, ContainerRecord, Sighting, SnapshotRecord, moment
+from tintype.core.index import TOLD_OF, ContainerRecord, Sighting, SnapshotRecord
+from tintype.core.moments import moment
 from tintype.core.ports import ContainerState
 
 NOW = datetime(2026, 5, 6, 7, 8, 9, tzinfo=UTC)
