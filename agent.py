@@ -11,10 +11,7 @@ from datetime import timedelta
 
 from tintype.adapters import cron, envelope
 from tintype.adapters.clock import SystemClock
-from tintype.adapters.directory import DirectoryStore
 from tintype.adapters.docker_engine import DockerEngine
-from tintype.adapters.glance import GlanceStore
-from tintype.adapters.openstack_access import GlanceSettings, Patience
 from tintype.adapters.rules_file import read_rules
 from tintype.adapters.sqlite_journal import SqliteJournal
 from tintype.adapters.sqlite_watch_log import SqliteWatchLog
@@ -23,7 +20,7 @@ from tintype.core.errors import TintypeError, Unavailable
 from tintype.core.events import Event, Requester
 from tintype.core.intake import Calls, Intake
 from tintype.core.lifecycle import Teller
-from tintype.core.ownership import Ownership
+from tintype.core.ownership import Ownership, or_default
 from tintype.core.ports import Cancellation, Engine, ImageStore, Publisher, Services
 from tintype.core.relay import Relay
 from tintype.core.rules import Rule
@@ -31,6 +28,7 @@ from tintype.core.runner import Backoff, Runner
 from tintype.core.watcher import Watched, Watcher
 from tintype.handlers import TRIGGERS, cleanup, table
 from tintype.schemas import validate
+from tintype.stores import make_agent_stores
 
 LOG = logging.getLogger(__name__)
 
@@ -51,44 +49,6 @@ def make_engine(settings: Settings, instance: str) -> Engine:
         commit_timeout=settings.engine.commit_timeout,
         stream_timeout=settings.engine.stream_timeout,
     )
-
-
-def make_stores(settings: Settings, names: Sequence[str], option: str) -> dict[str, ImageStore]:
-    """Return stores by name. Raises ConfigError, which names the option, for an unknown one."""
-    makers: Mapping[str, Callable[[], ImageStore]] = {
-        "directory": lambda: DirectoryStore(settings.directory.path),
-        "glance": lambda: _make_glance(settings),
-    }
-    if any(name not in makers for name in names):
-        raise ConfigError(f"{option}: expected some of {', '.join(makers)}, got {names}")
-    return {name: makers[name]() for name in names}
-
-
-def make_agent_stores(settings: Settings) -> dict[str, ImageStore]:
-    """Return the stores that the agent has: one at the least."""
-    names = settings.agent.stores
-    if not names:
-        raise ConfigError("[agent] stores: expected one store at least, got none")
-    return make_stores(settings, names, "[agent] stores")
-
-
-def _make_glance(settings: Settings) -> GlanceStore:
-    group = settings.glance
-    if not group.auth_url:
-        raise ConfigError("[glance] auth_url: needed for the store `glance`, but empty")
-    access = GlanceSettings(
-        auth_url=group.auth_url,
-        username=group.username,
-        password=group.password,
-        project_name=group.project_name,
-        user_domain_name=group.user_domain_name,
-        project_domain_name=group.project_domain_name,
-        region_name=group.region_name or None,
-        interface=group.interface,
-        endpoint_override=group.endpoint_override or None,
-        cacert=group.cafile or None,
-    )
-    return GlanceStore(access, patience=Patience(group.connect_timeout, group.read_timeout))
 
 
 def make_services(settings: Settings, engine: Engine, stores: Mapping[str, ImageStore]) -> Services:
@@ -119,21 +79,6 @@ def _make_rules(settings: Settings) -> Sequence[Rule]:
         return read_rules(path, validate, cron.next_after, stores) if path else ()
     except ValueError as error:
         raise ConfigError(f"[trigger] rules_file: {error}") from error
-
-
-def requester_reader(
-    settings: Settings, read: Callable[[object], Requester] = envelope.requester_of
-) -> Callable[[object], Requester]:
-    """Return what reads a message's context, with the configured owner of what names none."""
-    group = settings.agent
-    fallback = Requester(group.default_project_id or None, group.default_user_id or None)
-
-    def requester_of(context: object) -> Requester:
-        found = read(context)
-        # An admin without a project, as routers are, stays one.
-        return fallback if found.project_id is None and not found.is_admin else found
-
-    return requester_of
 
 
 class Agent:
@@ -185,7 +130,7 @@ class Agent:
         self.intake = Intake(
             journal=self.journal,
             validate=validate,
-            requester_of=requester_reader(settings, requester_of),
+            requester_of=or_default(requester_of, settings.default_requester),
             clock=self._services.clock,
             host=settings.host,
             default_deadline=timedelta(seconds=group.default_deadline),

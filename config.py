@@ -17,6 +17,8 @@ from typing import Any, get_type_hints
 
 from oslo_config import cfg, types
 
+from tintype.core.events import Requester
+
 
 class ConfigError(Exception):
     """The configuration cannot work; the message names the option."""
@@ -244,6 +246,11 @@ class Settings:
     def host(self) -> str:
         """Name of this host."""
         return self.agent.host or socket.gethostname()
+
+    @property
+    def default_requester(self) -> Requester:
+        """On whose behalf a message is that does not say."""
+        return Requester(self.agent.default_project_id or None, self.agent.default_user_id or None)
 
     @property
     def index_url(self) -> str:

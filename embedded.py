@@ -13,11 +13,12 @@ from pathlib import Path
 import waitress
 
 from tintype.adapters.memory_bus import MemoryBus
-from tintype.agent import Agent, make_agent_stores, make_engine, make_services
+from tintype.agent import Agent, make_engine, make_services
 from tintype.api import create_app
 from tintype.config import Settings
 from tintype.core.events import COMMIT_REQUEST, Event, Message, Requester, event_line
 from tintype.handlers import TRIGGERS, table
+from tintype.stores import make_agent_stores
 
 
 def invoke(settings: Settings, event: Event) -> Iterator[Event]:

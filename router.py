@@ -8,27 +8,26 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
+from tintype.adapters import envelope
 from tintype.adapters.clock import SystemClock
 from tintype.adapters.memory_engine import MemoryEngine
 from tintype.adapters.sql_database import Database
 from tintype.adapters.sql_dispatches import SqlDispatches
 from tintype.adapters.sql_index import SqlIndex
-from tintype.agent import make_stores, requester_reader
 from tintype.config import ConfigError, Settings
 from tintype.core.dispatcher import Courier, Dispatcher, Patience
 from tintype.core.errors import Unavailable
-from tintype.core.ports import ImageStore, Services
+from tintype.core.ownership import or_default
+from tintype.core.ports import Services
 from tintype.core.router import Router
 from tintype.handlers import cleanup
 from tintype.schemas import validate
+from tintype.stores import make_router_stores
 
 LOG = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 1.0
 """How often dispatches are looked at that are due."""
-
-SHARED_STORES = frozenset({"glance"})
-"""Stores that are the same seen from every host."""
 
 OPEN_SECONDS = 5.0
 """How long a database that is away is left alone."""
@@ -38,19 +37,6 @@ HOUSEKEEPING_SECONDS = 300.0
 
 STALE_SECONDS = 3600.0
 """An index that has heard nothing for so long has missed something: agents tell once an hour."""
-
-
-def make_router_stores(settings: Settings) -> dict[str, ImageStore]:
-    """Return the stores from which a router deletes what silent hosts have left.
-
-    Only those that are no host's own. Raises ConfigError.
-    """
-    names = settings.router.stores
-    if any(name not in SHARED_STORES for name in names):
-        raise ConfigError(f"[router] stores: expected `glance` or nothing, got {names}")
-    if not names and settings.glance.auth_url:
-        names = ["glance"]
-    return make_stores(settings, names, "[router] stores")
 
 
 class RouterService:
@@ -98,7 +84,9 @@ class RouterService:
             ),
             hearing=self._ears,
         )
-        self.router = Router(self.dispatcher, validate, requester_reader(settings))
+        self.router = Router(
+            self.dispatcher, validate, or_default(envelope.requester_of, settings.default_requester)
+        )
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._work, name="router", daemon=True)
 

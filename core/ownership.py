@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from tintype.core.events import Requester
@@ -41,3 +41,18 @@ def may_use(project_id: str | None, requester: Requester) -> bool:
     What belongs to nobody in particular anybody may use.
     """
     return project_id is None or requester.is_admin or project_id == requester.project_id
+
+
+def or_default(
+    read: Callable[[object], Requester], default: Requester
+) -> Callable[[object], Requester]:
+    """Return what reads a message's context, and takes one that names no project for `default`'s.
+
+    An admin without a project, as routers are, stays one.
+    """
+
+    def requester_of(context: object) -> Requester:
+        found = read(context)
+        return default if found.project_id is None and not found.is_admin else found
+
+    return requester_of

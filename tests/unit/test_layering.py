@@ -72,7 +72,7 @@ OTHERS: Mapping[str, frozenset[str]] = {
 }
 """The other modules that import something that is neither ours nor Python's."""
 
-COMPOSERS = frozenset({"agent", "router", "listener", "api", "cli", "embedded"})
+COMPOSERS = frozenset({"stores", "agent", "router", "listener", "api", "cli", "embedded"})
 """The modules that put the parts together, and so know them."""
 
 INNER: Mapping[str, frozenset[str]] = {
