@@ -29,8 +29,8 @@ from tintype.core.events import (
     Message,
     canonical,
     fingerprint,
+    unwrapped,
 )
-from tintype.core.events import unwrapped as unwrapped  # noqa: PLC0414 (the router takes it from here)
 from tintype.core.moments import moment
 from tintype.core.ports import ContainerState
 

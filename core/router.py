@@ -39,8 +39,9 @@ from tintype.core.events import (
     Message,
     Requester,
     fingerprint,
+    unwrapped,
 )
-from tintype.core.index import TOLD_OF, Sighting, SnapshotRecord, unwrapped
+from tintype.core.index import TOLD_OF, Sighting, SnapshotRecord
 from tintype.core.intake import (
     CANCELLED,
     Validator,
