@@ -43,6 +43,9 @@ LOG = logging.getLogger(__name__)
 Validator = Callable[[str, Any], Sequence[Violation]]
 """Checks a payload against the schema of its event type."""
 
+Taker = Callable[[Message, Requester], None]
+"""Takes a valid message of one type, on behalf of whoever sent it."""
+
 ANSWERED = (COMMIT_REQUEST, COMMIT_CANCEL)
 """Messages that are answered when they cannot be taken; their senders wait for something."""
 
@@ -101,18 +104,13 @@ class Intake:
         Raises Invalid for one that can never be taken, RequestConflict for a request whose id was
         used for another, Refused for a cancellation that comes too late or from a stranger.
         """
-        takers: Mapping[Any, Callable[[Message, Requester], None]] = {
+        takers: Mapping[str, Taker] = {
             COMMIT_REQUEST: self._take_request,
             COMMIT_CANCEL: self._take_cancel,
             EXISTS_REQUEST: self._take_question,
             CONTAINER_DELETE_START: self._take_deletion,
         }
-        kind = message.event_type
-        taker = takers.get(kind) if isinstance(kind, str) else None
-        if taker is None:
-            known = ", ".join(map(repr, takers))
-            raise Invalid(f"event_type: expected one of {known}, got {kind!r:.100}")
-        check(self.validate(kind, message.payload))
+        taker = taker_of(message, takers, self.validate)
         taker(message, self.requester_of(message.context))
 
     def _take_request(self, message: Message, requester: Requester) -> None:
@@ -184,6 +182,17 @@ class Intake:
 
 
 # What an agent and a router do alike
+
+
+def taker_of(message: Message, takers: Mapping[str, Taker], validate: Validator) -> Taker:
+    """Return what takes a message of this type. Raises Invalid for another, or a bad payload."""
+    kind = message.event_type
+    taker = takers.get(kind) if isinstance(kind, str) else None
+    if taker is None:
+        known = ", ".join(map(repr, takers))
+        raise Invalid(f"event_type: expected one of {known}, got {kind!r:.100}")
+    check(validate(kind, message.payload))
+    return taker
 
 
 def answer_to(

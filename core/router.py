@@ -44,6 +44,7 @@ from tintype.core.events import (
 from tintype.core.index import TOLD_OF, Sighting, SnapshotRecord
 from tintype.core.intake import (
     CANCELLED,
+    Taker,
     Validator,
     answer_to,
     check,
@@ -53,6 +54,7 @@ from tintype.core.intake import (
     message_print,
     request_of,
     request_print,
+    taker_of,
 )
 from tintype.core.ownership import may_use
 from tintype.core.ports import Admission
@@ -98,16 +100,11 @@ class Router:
 
     def take(self, message: Message) -> None:
         """Send a request on, or park it. Raises Invalid, Refused, Unavailable."""
-        takers: Mapping[Any, Callable[[Message, Requester], None]] = {
+        takers: Mapping[str, Taker] = {
             COMMIT_REQUEST: self._take_request,
             COMMIT_CANCEL: self._take_cancel,
         }
-        kind = message.event_type
-        taker = takers.get(kind) if isinstance(kind, str) else None
-        if taker is None:
-            known = ", ".join(map(repr, takers))
-            raise Invalid(f"event_type: expected one of {known}, got {kind!r:.100}")
-        check(self.validate(kind, message.payload))
+        taker = taker_of(message, takers, self.validate)
         taker(message, self.requester_of(message.context))
 
     def _take_request(self, message: Message, requester: Requester) -> None:
