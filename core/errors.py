@@ -4,6 +4,7 @@
     ├── Invalid            400  the request can never work: its sender must change it
     │   └── RequestConflict  409  a request id was used again with another body
     ├── Refused            409  the world says no: somebody must change the world first
+    │   ├── Unauthorized     401  the caller's token is not, or no longer, valid
     │   ├── NotFound         404  no such container, image or store
     │   ├── Forbidden        403  not the requester's container
     │   ├── WrongState       409  the container is in a state that cannot be snapshotted
@@ -14,6 +15,7 @@
     │   ├── CorruptArchive   502  the engine's image stream is damaged or incomplete
     │   ├── CorruptUpload    502  the store holds other bytes than were sent
     │   ├── ImageIdSpent     409  the store can never use this image id again
+    │   ├── InProgress       409  the same request is just being answered
     │   ├── Unroutable       503  nobody has a queue for a message
     │   └── StillFrozen      503  a container that we froze could not be thawed
     └── Cancelled          499  somebody asked for the snapshot to stop
@@ -77,6 +79,12 @@ class Refused(TintypeError):
     """The world says no; trying again without a change of the world is useless."""
 
     code = 409
+
+
+class Unauthorized(Refused):
+    """The token that the caller sent is not valid, or no longer."""
+
+    code = 401
 
 
 class NotFound(Refused):
@@ -143,6 +151,12 @@ class ImageIdSpent(Unavailable):
 
     Glance keeps an image in `saving` for ever when it is killed during an upload.
     """
+
+    code = 409
+
+
+class InProgress(Unavailable):
+    """The same request is being answered at this moment: ask again for the answer."""
 
     code = 409
 

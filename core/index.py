@@ -215,9 +215,50 @@ class SnapshotRecord:
             str(payload["request_id"]), (ended, moment(at) or "", payload["event_id"]), payload
         )
 
+    @classmethod
+    def promised(cls, payload: Mapping[str, Any]) -> Self:
+        """Return what is known before any event: the request is on its way to its host."""
+        return cls(str(payload["request_id"]), (False, "", ""), payload)
+
+    @property
+    def told(self) -> bool:
+        """Whether any event said so; else it is only promised, and no host has it yet."""
+        return self.rank[2] != ""
+
     def latest(self, other: SnapshotRecord) -> SnapshotRecord:
         """Return the one of two that counts; of equal rank, not the first one but the greater."""
         return max(self, other, key=lambda record: (record.rank, canonical(record.payload)))
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Which records are wanted, in which order, and from where on."""
+
+    sort: str
+    """Field that orders them; the id orders those that are equal in it."""
+    limit: int
+    descending: bool = False
+    marker: str | None = None
+    """Id of the last record of the page before: a container's uuid, a snapshot's id."""
+    project_id: str | None = None
+    """Only what this project may see: its own, and containers that are nobody's. None: all."""
+    filters: Mapping[str, str] = field(default_factory=dict)
+    """Field -> the value that it must have."""
+
+
+CONTAINER_FIELDS = ("name", "host", "state", "created_at")
+"""What containers can be filtered and, with `uuid`, sorted by."""
+
+SNAPSHOT_FIELDS = (
+    "container_uuid",
+    "container_name",
+    "host",
+    "image_id",
+    "image_name",
+    "status",
+    "created_at",
+)
+"""What snapshots can be filtered and, with `snapshot_id`, sorted by."""
 
 
 class Index(Protocol):
@@ -242,11 +283,20 @@ class Index(Protocol):
     def containers(self) -> Sequence[ContainerRecord]:
         """Return all living containers, by uuid."""
 
+    def list_containers(self, query: Query) -> Sequence[ContainerRecord]:
+        """Return a page of living containers; a marker that is not known raises NotFound."""
+
     def snapshot(self, request_id: str) -> SnapshotRecord | None:
         """Return how a snapshot stands."""
 
+    def find_snapshot(self, ident: str) -> SnapshotRecord | None:
+        """Return the snapshot with this id, or of the request with this id."""
+
     def snapshots(self) -> Sequence[SnapshotRecord]:
         """Return all snapshots, by request id."""
+
+    def list_snapshots(self, query: Query) -> Sequence[SnapshotRecord]:
+        """Return a page of snapshots; a marker that is not known raises NotFound."""
 
     def heard_at(self) -> str | None:
         """Return the latest moment that any record was told of; None: the index is empty."""

@@ -1,0 +1,1 @@
+"""The REST service: resources, what they answer, and who may ask (falcon)."""
