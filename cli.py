@@ -5,11 +5,9 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import logging
 import socket
 import sys
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -18,16 +16,13 @@ from typing import Any
 from cliff.app import App
 from cliff.command import Command
 from cliff.commandmanager import CommandManager
-from cliff.show import ShowOne
-from keystoneauth1 import exceptions as keystone_exceptions
-from keystoneauth1.noauth import NoAuth
-from keystoneauth1.session import Session
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from tintype import __version__
+from tintype.commands import commit, container, credentials, snapshot
+from tintype.commands.client import CommandError
+from tintype.commands.commit import require_valid
+from tintype.commands.watching import silence
 from tintype.config import Settings, load
-from tintype.core.errors import TintypeError
 from tintype.core.events import (
     COMMIT_REQUEST,
     Event,
@@ -38,122 +33,9 @@ from tintype.core.events import (
     is_lifecycle,
 )
 from tintype.handlers import TRIGGERS, table
-from tintype.schemas import validate
 
-DEFAULT_ENDPOINT = "http://127.0.0.1:9519"
-POLL_SECONDS = 0.5
-
-SHOWN = (
-    "uuid",
-    "container_name",
-    "host",
-    "snapshot_id",
-    "request_id",
-    "image_id",
-    "image_name",
-    "tag",
-    "status",
-    "stores",
-    "size_bytes",
-    "sha256",
-    "paused_ms",
-    "duration_ms",
-    "excluded_volumes",
-    "metadata",
-)
-"""What of a snapshot is shown, and in this order; the rest is in the REST answer and the events."""
-
-
-class CommandError(TintypeError):
-    """What went wrong, in one line for the user."""
-
-
-class Client:
-    """The REST service as the commands see it."""
-
-    def __init__(self, endpoint: str) -> None:
-        self._endpoint = endpoint
-        self._session = Session(auth=NoAuth(endpoint=endpoint))
-        # It tells of every attempt to connect; the user hears of the last one from us.
-        logging.getLogger("keystoneauth").setLevel(logging.ERROR)
-
-    def commit(self, container: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Ask for a snapshot; return its ids."""
-        return self._call("POST", f"/v1/containers/{container}/commit", json=dict(body))
-
-    def snapshot(self, snapshot_id: str) -> dict[str, Any]:
-        """Return how a snapshot stands; a service that is being restarted is waited for."""
-        return self._call("GET", f"/v1/snapshots/{snapshot_id}", connect_retries=6)
-
-    def _call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
-        try:
-            response = self._session.request(
-                self._endpoint + path, method, raise_exc=False, **options
-            )
-            body: dict[str, Any] = response.json()
-        except keystone_exceptions.ConnectFailure as error:
-            raise CommandError(
-                f"no tintype service answers at {self._endpoint}: start one with `tintype serve`,"
-                " or name another with --endpoint"
-            ) from error
-        except (keystone_exceptions.ClientException, ValueError) as error:
-            raise CommandError(f"{self._endpoint} gave no answer of tintype's: {error}") from error
-        if response.status_code >= 400:
-            raise CommandError("; ".join(fault["detail"] for fault in body["errors"]))
-        return body
-
-
-class Commit(ShowOne):
-    """Snapshot a running, stopped or paused container."""
-
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        """Describe the arguments, in `zun commit`'s words."""
-        parser: argparse.ArgumentParser = super().get_parser(prog_name)
-        parser.add_argument("container", help="uuid, id or name of the container")
-        parser.add_argument("image_name", metavar="image-name", help="name[:tag] of the image")
-        parser.add_argument("--tag", help="tag of the image (default: latest)")
-        parser.add_argument(
-            "--store",
-            action="append",
-            dest="stores",
-            metavar="NAME",
-            help="store for the image; may be given several times",
-        )
-        parser.add_argument("--no-pause", action="store_true", help="do not freeze the container")
-        parser.add_argument("--message", help="commit message, kept in the image")
-        parser.add_argument("--author", help="author, kept in the image")
-        parser.add_argument(
-            "--label", action="append", default=[], metavar="KEY=VALUE", help="label for the image"
-        )
-        parser.add_argument(
-            "--metadata",
-            action="append",
-            default=[],
-            metavar="KEY=VALUE",
-            help="kept with the image and repeated in every event",
-        )
-        parser.add_argument("--request-id", help="uuid; the same one again does nothing new")
-        parser.add_argument("--deadline", help="when to give up, for example 2026-12-24T18:00:00Z")
-        parser.add_argument("--wait", action="store_true", help="wait until the image is usable")
-        return parser
-
-    def take_action(self, arguments: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:
-        """Ask for the snapshot and, if told so, wait for it."""
-        body = _commit_body(arguments)
-        require_valid(COMMIT_REQUEST, {"container": arguments.container, **body})
-        client = Client(self.app.options.endpoint)
-        answer = client.commit(arguments.container, body)
-        if arguments.wait:
-            try:
-                answer = _wait(client, answer["snapshot_id"])
-            except KeyboardInterrupt:
-                print(f"not waiting; snapshot {answer['snapshot_id']} goes on", file=sys.stderr)
-                raise
-        cell = _cell if arguments.formatter in ("table", "value") else _as_it_is
-        shown = {
-            name: cell(answer[name]) for name in SHOWN if answer.get(name) not in (None, [], {})
-        }
-        return tuple(shown), tuple(shown.values())
+CLOSED_PIPE = 141
+"""What a shell says of a command that SIGPIPE ended."""
 
 
 class Serve(Command):
@@ -246,19 +128,31 @@ class Validate(Command):
         return 0
 
 
+COMMANDS: Mapping[str, type[Command]] = {
+    "commit": commit.Commit,
+    "container list": container.List,
+    "container show": container.Show,
+    "snapshot cancel": snapshot.Cancel,
+    "snapshot list": snapshot.List,
+    "snapshot show": snapshot.Show,
+    "snapshot watch": snapshot.Watch,
+    "serve": Serve,
+    "invoke": Invoke,
+    "validate": Validate,
+}
+
+
 class Tintype(App):
     """The command with its global options."""
 
     def __init__(self) -> None:
-        commands = CommandManager("tintype.cli")  # further commands come as entry points
-        commands.add_command("commit", Commit)
-        commands.add_command("serve", Serve)
-        commands.add_command("invoke", Invoke)
-        commands.add_command("validate", Validate)
+        manager = CommandManager("tintype.cli")  # further commands come as entry points
+        for name, command in COMMANDS.items():
+            manager.add_command(name, command)
         super().__init__(
             description="Snapshots of running containers, driven by the message bus.",
             version=__version__,
-            command_manager=commands,
+            command_manager=manager,
             deferred_help=True,
         )
 
@@ -268,79 +162,17 @@ class Tintype(App):
         version: str | None,
         argparse_kwargs: dict[str, Any] | None = None,
     ) -> argparse.ArgumentParser:
-        """Add the service's address to cliff's options."""
+        """Add to cliff's options where the service is, and who asks."""
         parser: argparse.ArgumentParser = super().build_option_parser(
             description, version, argparse_kwargs
         )
-        parser.add_argument(
-            "--endpoint",
-            default=DEFAULT_ENDPOINT,
-            help=f"the service (default: {DEFAULT_ENDPOINT})",
-        )
+        credentials.add_arguments(parser)
         return parser
 
-
-def _commit_body(arguments: argparse.Namespace) -> dict[str, Any]:
-    name, _, tag = arguments.image_name.partition(":")
-    body = {
-        "image_name": name,
-        "tag": arguments.tag or tag or None,
-        "stores": arguments.stores,
-        "pause": False if arguments.no_pause else None,
-        "message": arguments.message,
-        "author": arguments.author,
-        "labels": _pairs("--label", arguments.label) or None,
-        "metadata": _pairs("--metadata", arguments.metadata) or None,
-        "request_id": arguments.request_id,
-        "deadline": arguments.deadline,
-    }
-    return {field: value for field, value in body.items() if value is not None}
-
-
-def _pairs(option: str, values: Iterable[str]) -> dict[str, str]:
-    pairs = {}
-    for value in values:
-        key, equals, text = value.partition("=")
-        if not equals:
-            raise CommandError(f"{option}: expected KEY=VALUE, got {value!r}")
-        pairs[key] = text
-    return pairs
-
-
-def _wait(client: Client, snapshot_id: str) -> dict[str, Any]:
-    """Follow a snapshot to its outcome, with a bar on a terminal and a line per phase elsewhere."""
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-    )
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
-        task = bar.add_task("accepted", total=None)
-        told = ""
-        while True:
-            now = client.snapshot(snapshot_id)
-            if now["status"] == "active":
-                return now
-            if now["status"] == "error":
-                raise CommandError(f"the snapshot failed: {now['fault']['message']}")
-            words = _words(now)
-            bar.update(
-                task, description=words, total=now["bytes_total"], completed=now["bytes_done"] or 0
-            )
-            if words != told and not console.is_terminal:
-                console.print(words, highlight=False)
-            told = words
-            time.sleep(POLL_SECONDS)
-
-
-def _words(snapshot: Mapping[str, Any]) -> str:
-    if snapshot["status"] == "waiting":
-        return f"{snapshot['phase']}, waiting to try again: {snapshot['fault']['message']}"
-    return str(snapshot["phase"])
+    def initialize_app(self, argv: list[str]) -> None:
+        """Offer the service's client as `openstack` does, made when a command asks for it."""
+        super().initialize_app(argv)
+        self.client_manager = credentials.Clients(self.options)
 
 
 def _add_config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -384,26 +216,14 @@ def read_json(name: str) -> dict[str, Any]:
     return document
 
 
-def require_valid(event_type: str, payload: object) -> None:
-    """Raise CommandError with all that is wrong with an event's payload."""
-    violations = validate(event_type, payload)
-    if violations:
-        raise CommandError("; ".join(map(str, violations)))
-
-
-def _as_it_is(value: Any) -> Any:
-    return value
-
-
-def _cell(value: Any) -> Any:
-    """Return a value that fits into a table."""
-    if isinstance(value, list) and all(isinstance(item, dict) for item in value):
-        return "\n".join(f"{item['name']}: {item['location']}" for item in value)
-    return json.dumps(value) if isinstance(value, (dict, list)) else value
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run the command; 0 when it worked, 1 when it failed, 2 when it was called wrongly."""
     given = sys.argv[1:] if argv is None else argv
-    status: int = Tintype().run(given or ["help"])
+    try:
+        status: int = Tintype().run(given or ["help"])
+        sys.stdout.flush()
+    except BrokenPipeError:
+        status = CLOSED_PIPE
+    if status == CLOSED_PIPE:
+        silence(sys.stdout)
     return status

@@ -212,10 +212,18 @@ class DirectorySettings:
 
 @dataclass(frozen=True, slots=True)
 class ApiSettings:
-    """Group `[api]`: the HTTP door of `tintype serve`."""
+    """Group `[api]`: the REST service. Where it listens, its WSGI server is told."""
 
-    host: str = _option("127.0.0.1", "Address to listen on; without Keystone only a loopback one.")
-    port: int = _option(9519, "Port to listen on; 0 takes a free one.", minimum=0, maximum=65535)
+    stores: list[str] = _option(
+        [],
+        "Where images go whose request over REST names no store; where empty, `glance` if [glance]"
+        " auth_url is set, else what each host has as its first.",
+    )
+    max_body_bytes: int = _option(65536, "Longest body of a request.", minimum=1024)
+    host: str = _option("127.0.0.1", "Loopback address that `tintype serve` listens on.")
+    port: int = _option(
+        9519, "Port that `tintype serve` listens on; 0 takes a free one.", minimum=0, maximum=65535
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,24 +312,36 @@ def _options_of(group: Any) -> list[Any]:
     return options
 
 
+_Given = Mapping[str, Mapping[str, Sequence[str]]]
+"""What a file says: group -> option -> its values, of which the last counts."""
+
+FOREIGN_GROUPS = frozenset({"DEFAULT", "keystone_authtoken", "cors", "healthcheck"})
+"""Groups that libraries read by themselves, as they do those that begin with `oslo_`."""
+
+
+def find_files(names: str | None) -> list[str]:
+    """Return the configuration files named, parted by semicolons; None: those of this machine."""
+    if names is None:
+        return list(cfg.find_config_files("tintype"))
+    return [name for name in names.split(";") if name]
+
+
+def load_for_oslo(config_files: Sequence[str] = ()) -> cfg.ConfigOpts:
+    """Read the same files for libraries of oslo and Keystone, which know their groups themselves.
+
+    Raises ConfigError.
+    """
+    conf = cfg.ConfigOpts()
+    _parse(conf, config_files)
+    return conf
+
+
 def load(config_files: Sequence[str] = ()) -> Settings:
     """Read the settings. Raises ConfigError, naming the option."""
     conf = cfg.ConfigOpts()
     for group, options in list_options():
         conf.register_opts(options, group=group)
-    directories = cfg.find_config_dirs("tintype")
-    try:
-        conf(
-            [],
-            project="tintype",
-            default_config_files=list(config_files),
-            default_config_dirs=directories,
-        )
-        found = [Path(directory).glob("*.conf") for directory in directories]
-        files = [*map(Path, config_files), *(path for paths in found for path in sorted(paths))]
-        given = [(path, _given(path)) for path in files]
-    except (cfg.Error, ValueError, OSError) as error:
-        raise ConfigError(str(error)) from error
+    given = _parse(conf, config_files)
     unknown = [f"{path}: {words}" for path, groups in given for words in _unknown(groups)]
     if unknown:
         raise ConfigError("; ".join(unknown))
@@ -336,8 +356,21 @@ def load(config_files: Sequence[str] = ()) -> Settings:
     )
 
 
-_Given = Mapping[str, Mapping[str, Sequence[str]]]
-"""What a file says: group -> option -> its values, of which the last counts."""
+def _parse(conf: cfg.ConfigOpts, config_files: Sequence[str]) -> Sequence[tuple[Path, _Given]]:
+    """Have oslo.config read the files, and return what each says. Raises ConfigError."""
+    directories = cfg.find_config_dirs("tintype")
+    try:
+        conf(
+            [],
+            project="tintype",
+            default_config_files=list(config_files),
+            default_config_dirs=directories,
+        )
+        found = [Path(directory).glob("*.conf") for directory in directories]
+        files = [*map(Path, config_files), *(path for paths in found for path in sorted(paths))]
+        return [(path, _given(path)) for path in files]
+    except (cfg.Error, ValueError, OSError) as error:
+        raise ConfigError(str(error)) from error
 
 
 def _given(path: Path) -> _Given:
@@ -358,8 +391,8 @@ def _unknown(groups: _Given) -> Iterator[str]:
     known = {group: [option.name for option in options] for group, options in list_options()}
     everything = [f"[{group}] {name}" for group, names in known.items() for name in names]
     for group, options in groups.items():
-        if group == "DEFAULT" or group.startswith("oslo_"):
-            continue  # for oslo's libraries
+        if group in FOREIGN_GROUPS or group.startswith("oslo_"):
+            continue
         if group not in known:
             yield f"[{group}]: no such group; [{_nearest(group, list(known))}] perhaps?"
             continue

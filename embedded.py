@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
 import sys
 import threading
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import waitress
+from oslo_middleware.request_id import RequestId
 
 from tintype.adapters.memory_bus import MemoryBus
 from tintype.agent import Agent, make_engine, make_services
-from tintype.api import create_app
-from tintype.config import Settings
+from tintype.api import Wsgi, make_app, make_commits
+from tintype.config import Settings, load_for_oslo
+from tintype.core.errors import Unroutable
 from tintype.core.events import COMMIT_REQUEST, Event, Message, Requester, event_line
+from tintype.core.intake import Intake
+from tintype.core.router import Router
 from tintype.handlers import TRIGGERS, table
+from tintype.rest.identity import LoopbackIdentity
+from tintype.router import RouterService
 from tintype.stores import make_agent_stores
 
 
@@ -35,26 +43,21 @@ def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; every event goes to standard output as a line of JSON."""
     bus = MemoryBus()
     agent = Agent(settings, bus, requester_of=_own_requester)
-    bus.subscribe(lambda event: _feed(agent, event))
+    courier = OneHost(settings.host, agent.intake, bus)
+    service = RouterService(settings, courier, lambda: True, lambda: 0, _own_requester)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    service.database.upgrade()
+    bus.subscribe(courier.feed)
+    bus.subscribe(lambda event: service.router.on_event(_message(event)))
     bus.subscribe(_print_event)
-
-    def check() -> None:
-        agent.engine.check()
-        for store in agent.stores.values():
-            store.check()
-
-    def submit(event: Event) -> None:
-        # What is wrong with a request that comes over HTTP is its sender's to hear at once.
-        agent.intake.take(_message(event))
-        bus.publish(event)
-
-    app = create_app(submit, agent.engine.inspect, agent.journal.snapshot, check)
     listening = socket.create_server((settings.api.host, settings.api.port))
-    server = waitress.create_server(app, sockets=[listening], threads=4, ident=None)
+    application = _application(settings, agent, service)
+    server = waitress.create_server(application, sockets=[listening], threads=8, ident=None)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     agent.start()
+    service.start(service.on_listening)
     threading.Thread(target=server.run, name="http", daemon=True).start()
     host, port = listening.getsockname()[:2]
     print(
@@ -64,13 +67,70 @@ def serve(settings: Settings) -> None:
     )
     stop.wait()
     # The door stays open to the last: what still comes in is journaled, and done at the next start.
+    service.begin_stop()
     agent.stop()
+    service.stop()
 
 
-def _feed(agent: Agent, event: Event) -> None:
-    """Take a request in, a trigger's for example; what is wrong with it is told on the bus."""
-    if event.type == COMMIT_REQUEST:
-        agent.intake.on_message(_message(event))
+class OneHost:
+    """A core.dispatcher.Courier without a network: the one host there is, is this process."""
+
+    def __init__(self, host: str, intake: Intake, bus: MemoryBus) -> None:
+        self._host = host
+        self._intake = intake
+        self._bus = bus
+
+    def to_host(self, host: str, event: Event, expires: timedelta) -> None:
+        """Have the agent take an event. Raises Unroutable for another host."""
+        del expires
+        if host != self._host:
+            raise Unroutable(f"there is no host {host!r} here, only {self._host!r}")
+        self._intake.on_message(_message(event))
+
+    def to_agents(self, event: Event) -> None:
+        """Have the one agent take an event."""
+        self._intake.on_message(_message(event))
+
+    def tell(self, event: Event) -> None:
+        """Publish an event to everybody."""
+        self._bus.publish(event)
+
+    def feed(self, event: Event) -> None:
+        """Take a request that was published, a trigger's, as one for this host."""
+        if event.type == COMMIT_REQUEST:
+            self._intake.on_message(_message(event))
+
+    def close(self) -> None:
+        """Do nothing: there are no connections."""
+
+
+class Front:
+    """A core.ports.Publisher for the REST service: the router takes requests at once.
+
+    So what is wrong with one is its sender's to hear.
+    """
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+
+    def publish(self, event: Event) -> None:
+        """Return once the router has recorded the request. Raises what `Router.take` does."""
+        self._router.take(_message(event))
+        _print_event(event)
+
+    def close(self) -> None:
+        """Do nothing: there are no connections."""
+
+
+def _application(settings: Settings, agent: Agent, service: RouterService) -> Wsgi:
+    """Return the REST service in front of this process's own agent and router."""
+    conf = load_for_oslo()
+    who = settings.default_requester
+    identify = LoopbackIdentity(who.project_id, who.user_id)
+    # Not even Glance's images are reserved beforehand: nobody has a token here.
+    commits = make_commits(settings, service.database, Front(service.router), None)
+    checks = {"engine": agent.engine.check, **{n: s.check for n, s in agent.stores.items()}}
+    return RequestId(make_app(settings, conf, identify, commits, checks), conf)
 
 
 def _message(event: Event) -> Message:

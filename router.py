@@ -14,12 +14,16 @@ from tintype.adapters.memory_engine import MemoryEngine
 from tintype.adapters.sql_database import Database
 from tintype.adapters.sql_dispatches import SqlDispatches
 from tintype.adapters.sql_index import SqlIndex
+from tintype.adapters.sql_reservations import SqlReservations
 from tintype.config import ConfigError, Settings
+from tintype.core.commits import Tidier
 from tintype.core.dispatcher import Courier, Dispatcher, Patience
 from tintype.core.errors import Unavailable
+from tintype.core.events import Requester
 from tintype.core.ownership import or_default
 from tintype.core.ports import Services
 from tintype.core.router import Router
+from tintype.core.snapshot import IMAGE_SERVICE
 from tintype.handlers import cleanup
 from tintype.schemas import validate
 from tintype.stores import make_router_stores
@@ -48,6 +52,7 @@ class RouterService:
         courier: Courier,
         listening: Callable[[], bool],
         backlog: Callable[[], int],
+        requester_of: Callable[[object], Requester] = envelope.requester_of,
     ) -> None:
         """Make the parts; nothing is opened yet.
 
@@ -84,8 +89,15 @@ class RouterService:
             ),
             hearing=self._ears,
         )
+        self._tidier = Tidier(
+            reservations=SqlReservations(self.database),
+            dispatches=self.dispatcher.dispatches,
+            index=self.index,
+            images=self._stores.get(IMAGE_SERVICE),
+            clock=SystemClock(),
+        )
         self.router = Router(
-            self.dispatcher, validate, or_default(envelope.requester_of, settings.default_requester)
+            self.dispatcher, validate, or_default(requester_of, settings.default_requester)
         )
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._work, name="router", daemon=True)
@@ -149,11 +161,13 @@ class RouterService:
             try:
                 self._ears.look()
                 self.dispatcher.sweep()
+                self._tidier.sweep()
                 if time.monotonic() - kept_house_at > HOUSEKEEPING_SECONDS:
                     kept_house_at = time.monotonic()
                     before = datetime.now(UTC) - self._forget
                     self.index.prune(before)
                     self.dispatcher.dispatches.prune(before)
+                    self._tidier.reservations.prune(before)
             except Unavailable as error:
                 # Events are not taken in either while the database is away.
                 self._ears.interrupted()

@@ -39,14 +39,15 @@ def make_stores(settings: Settings, names: Sequence[str], option: str) -> dict[s
     """Return stores by name. Raises ConfigError, which names the option, for an unknown one."""
     makers: Mapping[str, Callable[[], ImageStore]] = {
         "directory": lambda: DirectoryStore(settings.directory.path),
-        "glance": lambda: _make_glance(settings),
+        "glance": lambda: make_glance(settings),
     }
     if any(name not in makers for name in names):
         raise ConfigError(f"{option}: expected some of {', '.join(makers)}, got {names}")
     return {name: makers[name]() for name in names}
 
 
-def _make_glance(settings: Settings) -> GlanceStore:
+def make_glance(settings: Settings) -> GlanceStore:
+    """Return the image service, as the service's own user. Raises ConfigError."""
     group = settings.glance
     if not group.auth_url:
         raise ConfigError("[glance] auth_url: needed for the store `glance`, but empty")

@@ -127,14 +127,21 @@ class DirectoryStore:
             os.close(folder)
 
     def complete(
-        self, image_id: str, sent: ArchiveSummary, properties: Mapping[str, str]
+        self,
+        image_id: str,
+        sent: ArchiveSummary,
+        properties: Mapping[str, str],
+        *,
+        tag: str | None = None,
     ) -> StoredImage:
-        """Compare what was written with what was sent and add the last properties."""
+        """Compare what was written with what was sent and add properties and tag that it lacks."""
         with _file_errors(), _opened(self._path(image_id)) as folder:
             record = _read_record(folder)
             if (record.size_bytes, record.sha512) != (sent.size_bytes, sent.sha512):
                 raise CorruptUpload(f"image {image_id} holds other bytes than were sent")
-            record = replace(record, properties={**record.properties, **properties})
+            record = replace(
+                record, properties={**record.properties, **properties}, tag=tag or record.tag
+            )
             _write_record(folder, record)
             return self._stored(record)
 

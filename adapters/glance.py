@@ -19,12 +19,14 @@ from typing import Any
 import requests
 from keystoneauth1.adapter import Adapter
 from keystoneauth1.identity.base import BaseIdentityPlugin
+from keystoneauth1.plugin import BaseAuthPlugin
 from keystoneauth1.session import Session
 from openstack.connection import Connection
 from openstack.exceptions import EndpointNotFound, raise_from_response
 
+from tintype.adapters.callers_token import CallersToken
 from tintype.adapters.openstack_access import GlanceSettings, Patience, connect
-from tintype.adapters.openstack_errors import translated
+from tintype.adapters.openstack_errors import BY_STATUS, BY_STATUS_FOR_CALLER, translated
 from tintype.adapters.send_once import SendOnce, SourceFailed
 from tintype.core.archive import ArchiveSummary
 from tintype.core.errors import (
@@ -33,6 +35,7 @@ from tintype.core.errors import (
     Invalid,
     NotFound,
     Refused,
+    Unauthorized,
     Unavailable,
 )
 from tintype.core.events import is_uuid
@@ -57,6 +60,9 @@ _STATUS = {
 }
 """Glance's statuses; in any other (killed, deleted, pending_delete) the image is gone for good."""
 
+_FORMATS = {"container_format": "docker", "disk_format": "raw"}
+"""What our data is, in Glance's words."""
+
 _LOOK_AGAIN = {requests.codes.not_found, requests.codes.conflict, requests.codes.gone}
 """Answers to an upload that say less than they seem to: of two uploads at once the loser is told
 that there is a conflict (409), but by a Glance with a busy database also that the image was deleted
@@ -75,15 +81,23 @@ class GlanceStore:
         *,
         patience: Patience | None = None,
         name: str = "glance",
+        token: str | None = None,
     ) -> None:
-        """Take settings, or a connection that somebody made; nothing is sent yet."""
+        """Take settings, or a connection that somebody made; nothing is sent yet.
+
+        `token` is sent instead of the connection's own; the connection then stays open at `close`.
+        """
         self._patience = patience or Patience()
         if isinstance(access, GlanceSettings):
             access = connect(access, self._patience)
         self._connection = access
+        service: BaseAuthPlugin = access.session.auth
+        self._auth = service if token is None else CallersToken(token, service)
+        self._by_status = BY_STATUS if token is None else BY_STATUS_FOR_CALLER
         # Not the SDK's `image` proxy: that sends a request up to five times again after a 503.
         self._api = Adapter(
             access.session,
+            auth=self._auth,
             service_type="image",
             interface=access.config.get_interface("image"),
             region_name=access.config.get_region_name("image"),
@@ -100,6 +114,17 @@ class GlanceStore:
         """The store's name in requests and events."""
         return self._name
 
+    def acting_with(self, token: str) -> GlanceStore:
+        """Return this store as somebody else sees it, whose token is sent; cheap.
+
+        It goes to the same Glance, on the same HTTP connections, and need not be closed. Its calls
+        raise Unauthorized when Glance does not accept the token, and Forbidden for what its owner
+        may not do. Raises Unauthorized for what is no token.
+        """
+        store = GlanceStore(self._connection, patience=self._patience, name=self._name, token=token)
+        store.page_images = self.page_images
+        return store
+
     def reserve(self, image: ImageSpec) -> StoredImage:
         """Create the image without data; one with this id that is there already is returned.
 
@@ -112,14 +137,13 @@ class GlanceStore:
             "name": image.name,
             "tags": [image.tag],
             "visibility": image.visibility,
-            "container_format": "docker",
-            "disk_format": "raw",
+            **_FORMATS,
         }
         if image.owner is not None:
             document["owner"] = image.owner
         response = self._send("POST", "/images", json=document)
         if response.status_code != requests.codes.conflict:
-            return _stored(_document(response))
+            return _stored(self._document(response))
         try:
             return self.describe(image.id)
         except NotFound as gone:
@@ -134,8 +158,9 @@ class GlanceStore:
 
         Let no chunk be above 512 KiB: Glance under uWSGI's defaults answers 500 to one of 1 MiB, as
         it does to a pause of 4 seconds, so the request is opened only once the first chunk is here.
+        An image that somebody reserved without formats, which Glance insists on, gets ours.
         """
-        self._require_queued(image_id)
+        self._state_formats(self._require_queued(image_id))
         data = SendOnce(body)
         self._renew_token()
         try:
@@ -149,9 +174,14 @@ class GlanceStore:
             raise data.failure
 
     def complete(
-        self, image_id: str, sent: ArchiveSummary, properties: Mapping[str, str]
+        self,
+        image_id: str,
+        sent: ArchiveSummary,
+        properties: Mapping[str, str],
+        *,
+        tag: str | None = None,
     ) -> StoredImage:
-        """Compare what Glance holds with what was sent and add the last properties.
+        """Compare what Glance holds with what was sent and add properties and tag that it lacks.
 
         The hash is compared where Glance makes SHA-512 (its default) or SHA-256. Under any other
         `hashing_algorithm`, and with none, the size alone must do, and a warning is logged.
@@ -161,21 +191,22 @@ class GlanceStore:
         if image.status is ImageStatus.SAVING:
             raise Unavailable(f"image {image_id} is still being saved")
         _compare(document, sent)
+        wanted: dict[str, object] = {**properties}
+        tags: list[str] = document.get("tags", [])
+        if tag is not None and tag not in tags:
+            wanted["tags"] = [*tags, tag]
         changes = [
             {"op": "add", "path": f"/{_pointer(key)}", "value": value}
-            for key, value in properties.items()
+            for key, value in wanted.items()
             if document.get(key) != value
         ]
-        if changes:
-            response = self._send("PATCH", f"/images/{image_id}", json=changes, headers=_PATCH)
-            return _stored(_document(response))
-        return image
+        return self._change(image_id, changes) if changes else image
 
     def discard(self, image_id: str) -> None:
         """Delete the image whatever its status; none there is fine."""
         response = self._send("DELETE", f"/images/{_checked(image_id)}")
         if response.status_code not in (requests.codes.not_found, requests.codes.gone):
-            _raise_for(response)
+            self._raise_for(response)
 
     def find(self, owner: str | None, properties: Mapping[str, str]) -> Sequence[StoredImage]:
         """Return the active images of a project that have all these properties, newest first.
@@ -199,7 +230,7 @@ class GlanceStore:
         """Yield all images that pass Glance's filters, page after page."""
         params = {**filters, "limit": str(self.page_images)}
         while True:
-            page = _document(self._send("GET", "/images", params=params))
+            page = self._document(self._send("GET", "/images", params=params))
             yield from page["images"]
             if not page.get("next") or not page["images"]:
                 return
@@ -211,7 +242,7 @@ class GlanceStore:
         """Stream the data of an active image; an answer that breaks off raises Unavailable."""
         path = f"/images/{_checked(image_id)}/file"
         with closing(self._send("GET", path, stream=True, log=False)) as response:
-            _raise_for(response)
+            self._raise_for(response)
             if response.status_code != requests.codes.ok:  # 204: queued, there is no data
                 raise NotFound(f"image {image_id} has no data")
             yield _chunks(response)
@@ -219,13 +250,16 @@ class GlanceStore:
     def check(self) -> None:
         """Raise Unavailable unless Glance answers and accepts our credentials."""
         try:
-            _raise_for(self._send("GET", "/images", params={"limit": 1}))
+            self._raise_for(self._send("GET", "/images", params={"limit": 1}))
+        except Unauthorized:
+            raise
         except Refused as refused:
             raise Unavailable(str(refused)) from refused
 
     def close(self) -> None:
-        """Release connections."""
-        self._connection.close()
+        """Release connections, unless they are another store's."""
+        if not isinstance(self._auth, CallersToken):
+            self._connection.close()
 
     def _send(self, method: str, path: str, **options: Any) -> requests.Response:
         """Make one call; a status above 399 is returned like any other."""
@@ -247,29 +281,54 @@ class GlanceStore:
         return address.rstrip("/").removesuffix("/v2") + "/v2"
 
     def _fetch(self, image_id: str) -> dict[str, Any]:
-        return _document(self._send("GET", f"/images/{_checked(image_id)}"))
+        return self._document(self._send("GET", f"/images/{_checked(image_id)}"))
 
-    def _require_queued(self, image_id: str) -> None:
+    def _document(self, response: requests.Response) -> dict[str, Any]:
+        self._raise_for(response)
+        with translated():
+            document: dict[str, Any] = response.json()
+        return document
+
+    def _raise_for(self, response: requests.Response) -> None:
+        with translated(self._by_status):
+            raise_from_response(response)
+
+    def _change(self, image_id: str, changes: list[dict[str, Any]]) -> StoredImage:
+        """Make changes in the words of RFC 6902."""
+        response = self._send("PATCH", f"/images/{image_id}", json=changes, headers=_PATCH)
+        return _stored(self._document(response))
+
+    def _require_queued(self, image_id: str) -> dict[str, Any]:
         """Wait a little for an image that an upload broke off for; raise unless it takes data.
 
         An image that stays `saving` has lost its Glance in the upload: only deleting it works.
         """
         deadline = time.monotonic() + self._patience.settle
-        status = self.describe(image_id).status
-        while status is ImageStatus.SAVING and time.monotonic() < deadline:
+        document = self._fetch(image_id)
+        while _stored(document).status is ImageStatus.SAVING and time.monotonic() < deadline:
             time.sleep(self._patience.poll)
-            status = self.describe(image_id).status
+            document = self._fetch(image_id)
+        status = _stored(document).status
         if status is not ImageStatus.QUEUED:
             raise ImageIdSpent(f"image {image_id} is {status} and takes no more data")
+        return document
+
+    def _state_formats(self, document: Mapping[str, Any]) -> None:
+        changes = [
+            {"op": "replace", "path": f"/{name}", "value": value}
+            for name, value in _FORMATS.items()
+            if document.get(name, value) is None
+        ]
+        if changes:
+            self._change(document["id"], changes)
 
     def _renew_token(self) -> None:
         """Make sure of a token for the upload, which cannot be renewed once it runs."""
-        auth = self._connection.session.auth
-        if isinstance(auth, BaseIdentityPlugin):
+        if isinstance(self._auth, BaseIdentityPlugin):
             with translated():
-                access = auth.get_access(self._connection.session)
+                access = self._auth.get_access(self._connection.session)
             if access.will_expire_soon(TOKEN_MARGIN_SECONDS):
-                auth.invalidate()
+                self._auth.invalidate()
 
     def _put(self, image_id: str, data: SendOnce) -> None:
         """Send the data; raise unless Glance has taken all of it."""
@@ -277,7 +336,7 @@ class GlanceStore:
         with translated():
             # On a connection of its own: one kept from before could break, and this cannot be
             # sent again. The token is the same, it belongs to `auth`.
-            own = Session(kept.auth, verify=kept.verify, cert=kept.cert, app_name="tintype")
+            own = Session(self._auth, verify=kept.verify, cert=kept.cert, app_name="tintype")
             with closing(own.session):
                 response = own.put(
                     f"{self._endpoint()}/images/{image_id}/file",
@@ -294,8 +353,8 @@ class GlanceStore:
             self._require_queued(image_id)
             raise Unavailable(f"image {image_id} was in use by another upload")
         if response.status_code == requests.codes.unauthorized:
-            kept.invalidate()
-        _raise_for(response)
+            self._auth.invalidate()
+        self._raise_for(response)
         if response.status_code != requests.codes.no_content or not data.exhausted:
             raise Unavailable(
                 f"the image service answered {response.status_code} before it had all the data"
@@ -307,18 +366,6 @@ def _checked(image_id: str) -> str:
     if not is_uuid(image_id):
         raise Invalid("an image id must be a UUID")
     return image_id
-
-
-def _raise_for(response: requests.Response) -> None:
-    with translated():
-        raise_from_response(response)
-
-
-def _document(response: requests.Response) -> dict[str, Any]:
-    _raise_for(response)
-    with translated():
-        document: dict[str, Any] = response.json()
-    return document
 
 
 def _stored(document: Mapping[str, Any]) -> StoredImage:

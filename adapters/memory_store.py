@@ -6,7 +6,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from tintype.core.archive import ArchiveSummary
@@ -80,15 +80,21 @@ class MemoryStore:
         self._image(image_id)
 
     def complete(
-        self, image_id: str, sent: ArchiveSummary, properties: Mapping[str, str]
+        self,
+        image_id: str,
+        sent: ArchiveSummary,
+        properties: Mapping[str, str],
+        *,
+        tag: str | None = None,
     ) -> StoredImage:
-        """Compare what is kept with what was sent and add the last properties."""
+        """Compare what is kept with what was sent and add properties and tag that it lacks."""
         self._fail("complete")
         image = self._image(image_id)
         stored = self._stored(image)
         if (stored.size_bytes, stored.sha512) != (sent.size_bytes, sent.sha512):
             raise CorruptUpload(f"image {image_id} holds other bytes than were sent")
         image.properties.update(properties)
+        image.spec = replace(image.spec, tag=tag or image.spec.tag)
         return stored
 
     def discard(self, image_id: str) -> None:

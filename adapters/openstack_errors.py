@@ -6,13 +6,15 @@ One table, read from the top: the first line that fits decides. Two kinds of ans
 - What *Keystone* answers is about Tintype's own credentials or their configuration, whatever its
   status. That is the operator's to mend and no fault of the request, so it waits: `Unavailable`.
 
+So is a 401 of Glance, unless the call was made with a caller's token: then it is about that.
+
 Messages are written here. Of foreign texts only Glance's answer is passed on: the others quote
 URLs, which can hold a password. What was foreign stays reachable as `__cause__`, for the log.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -28,6 +30,7 @@ from tintype.core.errors import (
     Refused,
     TintypeError,
     TooLarge,
+    Unauthorized,
     Unavailable,
 )
 
@@ -112,7 +115,10 @@ RULES = (
 )
 """Every foreign exception class and what it means, most specific first within each library."""
 
-BY_STATUS = {
+Outcomes = Mapping[int, tuple[type[TintypeError], str]]
+"""What an HTTP status means."""
+
+BY_STATUS: Outcomes = {
     401: (Unavailable, _CREDENTIALS),
     403: (Forbidden, _REFUSED),
     404: (NotFound, "the image service knows no such image"),
@@ -124,23 +130,29 @@ BY_STATUS = {
 }
 """What an HTTP status of Glance means; of the others, 4xx is Refused and 5xx Unavailable."""
 
+BY_STATUS_FOR_CALLER: Outcomes = {
+    **BY_STATUS,
+    401: (Unauthorized, "the image service does not accept the caller's token"),
+}
+"""The same for a call that was made with a caller's token."""
+
 FOREIGN = (sdk.SDKException, keystone.ClientException, urllib3.exceptions.HTTPError, OSError)
 """What an `except` must name to catch all of the above; a RequestException is an OSError."""
 
 
-def translate(exc: Exception) -> TintypeError:
+def translate(exc: Exception, by_status: Outcomes = BY_STATUS) -> TintypeError:
     """Return the Tintype error that stands for a foreign exception."""
     status = getattr(exc, "status_code", None) if isinstance(exc, sdk.HttpException) else None
-    outcome, sentence = _by_class(exc) if status is None else _by_status(status)
+    outcome, sentence = _by_class(exc) if status is None else _of(status, by_status)
     origin = type(exc).__name__ if status is None else f"HTTP {status}"
     detail = getattr(exc, "details", None) if isinstance(exc, sdk.HttpException) else None
     text = f"{sentence} ({origin})"
     return outcome(f"{text}: {str(detail)[:_DETAIL_CHARS]}" if detail else text)
 
 
-def _by_status(status: int) -> tuple[type[TintypeError], str]:
-    if status in BY_STATUS:
-        return BY_STATUS[status]
+def _of(status: int, by_status: Outcomes) -> tuple[type[TintypeError], str]:
+    if status in by_status:
+        return by_status[status]
     if 400 <= status < 500:
         return Refused, _REFUSED
     return Unavailable, "the image service failed"
@@ -154,9 +166,9 @@ def _by_class(exc: Exception) -> tuple[type[TintypeError], str]:
 
 
 @contextmanager
-def translated() -> Iterator[None]:
+def translated(by_status: Outcomes = BY_STATUS) -> Iterator[None]:
     """Let foreign exceptions out of the block as Tintype's own."""
     try:
         yield
     except FOREIGN as exc:
-        raise translate(exc) from exc
+        raise translate(exc, by_status) from exc

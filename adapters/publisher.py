@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import ssl
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any, NoReturn
 from urllib.parse import quote, urlsplit
@@ -212,6 +213,15 @@ class RabbitPublisher:
             self._declared.discard(key)
             raise Unroutable(f"message bus: {self._returned[0]}")
 
+    def check(self) -> None:
+        """Raise Unavailable unless the broker answers."""
+        try:
+            producer = self._producer or self._connect()
+            self._exchange(producer.channel).declare()
+        except BROKER_ERRORS as error:
+            self._abandon()
+            raise translate(error) from error
+
     def close(self) -> None:
         """Disconnect; a later `publish` connects again."""
         connection, self._connection = self._connection, None
@@ -265,6 +275,53 @@ class RabbitPublisher:
         # Only noted: the broker's confirm follows and must be read, or it would be taken for the
         # next event's.
         self._returned.append(error)
+
+
+class SharedPublisher:
+    """A core.ports.Publisher that threads may share: one event at a time, on one connection.
+
+    For services that publish now and then: a connection that broke since the last event is made
+    anew, and the event is sent a second time. Consumers drop it by its id if they had the first.
+    """
+
+    def __init__(self, publisher: RabbitPublisher, patience: float = 30.0) -> None:
+        """Take a publisher; `patience`: seconds for which an event waits for those before it."""
+        self._publisher = publisher
+        self._patience = patience
+        self._lock = threading.Lock()
+
+    def publish(self, event: Event) -> None:
+        """Return once the broker has taken responsibility. Raises Unavailable."""
+        with self._turn():
+            try:
+                self._publisher.publish(event)
+            except Unroutable:
+                raise
+            except Unavailable as error:
+                LOG.info("once more on a new connection: %s", error)
+                self._publisher.publish(event)
+
+    def check(self) -> None:
+        """Raise Unavailable unless the broker answers."""
+        with self._turn():
+            try:
+                self._publisher.check()
+            except Unavailable:
+                self._publisher.check()
+
+    def close(self) -> None:
+        """Disconnect."""
+        with self._turn():
+            self._publisher.close()
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        if not self._lock.acquire(timeout=self._patience):
+            raise Unavailable("message bus: too much waits to be published")
+        try:
+            yield
+        finally:
+            self._lock.release()
 
 
 def _raise_blocked(reason: str) -> NoReturn:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import reduce
 from typing import Any
@@ -18,19 +18,33 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     RowMapping,
+    String,
     Table,
+    and_,
     bindparam,
     delete,
     func,
     insert,
+    literal,
+    literal_column,
+    or_,
     select,
+    true,
     update,
 )
 
 from tintype.adapters.sql_database import Database
 from tintype.adapters.sql_tables import container_table, key_of, snapshot_table
-from tintype.core.index import ContainerRecord, Sighting, SnapshotRecord
-from tintype.core.moments import utc_text
+from tintype.core.errors import NotFound
+from tintype.core.index import (
+    CONTAINER_FIELDS,
+    SNAPSHOT_FIELDS,
+    ContainerRecord,
+    Query,
+    Sighting,
+    SnapshotRecord,
+)
+from tintype.core.moments import moment, utc_text
 
 BATCH = 500
 """Rows asked for in one statement."""
@@ -63,6 +77,80 @@ class Rows:
 
 CONTAINERS = Rows(container_table, "uuid")
 SNAPSHOTS = Rows(snapshot_table, "request_id")
+
+
+class Listing:
+    """Pages of a table, in any of its orders. What is missing is sorted as an empty text."""
+
+    def __init__(self, table: Table, identity: str, fields: Sequence[str]) -> None:
+        self._table = table
+        self._identity = identity
+        self._fields = fields
+        blank: Any = literal_column("''")
+        self._orders: dict[str, ColumnElement[str]] = {
+            name: func.coalesce(column, blank) if column.nullable else column
+            for name in (identity, *fields)
+            for column in (table.c[name],)
+        }
+
+    def page(
+        self, connection: Connection, query: Query, visible: ColumnElement[bool], *more: Any
+    ) -> Sequence[RowMapping]:
+        """Return the rows of a page: what is visible, meets `more` conditions and the filters.
+
+        The marker need but be visible: what it names may no longer be what is looked for. Raises
+        NotFound, and ValueError for a field that cannot be sorted or filtered by.
+        """
+        unknown = {query.sort, *query.filters} - {*self._fields}
+        if unknown - {self._identity} or self._identity in query.filters:
+            raise ValueError(f"no fields to sort and filter by: {sorted(unknown)}")
+        order = [self._orders[name] for name in dict.fromkeys((query.sort, self._identity))]
+        conditions = [visible, *more]
+        conditions += [
+            self._table.c[name] == _text(name, value) for name, value in query.filters.items()
+        ]
+        if query.marker is not None:
+            last = self._marked(connection, query, visible, order)
+            conditions.append(_beyond(order, last, descending=query.descending))
+        ordered = [one.desc() if query.descending else one.asc() for one in order]
+        rows = select(self._table).where(*conditions).order_by(*ordered).limit(query.limit)
+        return connection.execute(rows).mappings().all()
+
+    def _marked(
+        self,
+        connection: Connection,
+        query: Query,
+        visible: ColumnElement[bool],
+        order: Sequence[ColumnElement[str]],
+    ) -> Sequence[str]:
+        """Return what the marker has in the fields that order the rows."""
+        here = self._table.c[self._identity] == query.marker
+        # Ids are unique unless somebody forged an event: its last row then, so that lists end.
+        ordered = [one.asc() if query.descending else one.desc() for one in order]
+        found = select(*order).where(here, visible).order_by(*ordered).limit(1)
+        row = connection.execute(found).first()
+        if row is None:
+            raise NotFound(f"marker: nothing is known of {query.marker!r}")
+        return tuple(row)
+
+
+def _beyond(
+    order: Sequence[ColumnElement[str]], last: Sequence[str], *, descending: bool
+) -> ColumnElement[bool]:
+    """Return what holds for rows after the one with these values.
+
+    The first comparison is one that an index is searched by.
+    """
+    texts = [literal(text, String) for text in last]
+    beyond = [(a < b) if descending else (a > b) for a, b in zip(order, texts, strict=True)]
+    if len(order) == 1:
+        return beyond[0]
+    from_here = order[0] <= texts[0] if descending else order[0] >= texts[0]
+    return and_(from_here, or_(*beyond))
+
+
+CONTAINER_PAGES = Listing(container_table, "uuid", CONTAINER_FIELDS)
+SNAPSHOT_PAGES = Listing(snapshot_table, "snapshot_id", SNAPSHOT_FIELDS)
 
 
 @dataclass(eq=False, slots=True)
@@ -154,16 +242,55 @@ class SqlIndex:
         """Return all living containers."""
         return self._database.read(_living)
 
+    def list_containers(self, query: Query) -> Sequence[ContainerRecord]:
+        """Return a page of living containers.
+
+        Raises NotFound for a marker that is not known, ValueError for an unknown field.
+        """
+        columns = container_table.c
+        visible: ColumnElement[bool] = true()
+        if query.project_id is not None:
+            visible = (columns.project_id == query.project_id) | columns.project_id.is_(None)
+        marker = None if query.marker is None else query.marker.lower()
+        asked = replace(query, marker=marker)
+
+        def look(connection: Connection) -> Sequence[RowMapping]:
+            return CONTAINER_PAGES.page(connection, asked, visible, ~columns.deleted)
+
+        return [_container(row) for row in self._database.read(look)]
+
     def snapshot(self, request_id: str) -> SnapshotRecord | None:
         """Return how a snapshot stands."""
         query = select(snapshot_table).where(snapshot_table.c.request_id == request_id)
         row = self._database.read(lambda db: db.execute(query).mappings().one_or_none())
         return None if row is None else _snapshot(row)
 
+    def find_snapshot(self, ident: str) -> SnapshotRecord | None:
+        """Return the snapshot with this id, or of the request with this id."""
+        columns = snapshot_table.c
+        query = select(snapshot_table).order_by(columns.request_id)
+        own = query.where(columns.snapshot_id == ident, columns.snapshot_id != "").limit(1)
+        row = self._database.read(lambda db: db.execute(own).mappings().one_or_none())
+        return self.snapshot(ident) if row is None else _snapshot(row)
+
     def snapshots(self) -> Sequence[SnapshotRecord]:
         """Return all snapshots."""
         rows = self._database.read(lambda db: db.execute(select(snapshot_table)).mappings().all())
         return sorted(map(_snapshot, rows), key=lambda record: record.request_id)
+
+    def list_snapshots(self, query: Query) -> Sequence[SnapshotRecord]:
+        """Return a page of snapshots.
+
+        Raises NotFound for a marker that is not known, ValueError for an unknown field.
+        """
+        visible: ColumnElement[bool] = true()
+        if query.project_id is not None:
+            visible = snapshot_table.c.project_id == query.project_id
+
+        def look(connection: Connection) -> Sequence[RowMapping]:
+            return SNAPSHOT_PAGES.page(connection, query, visible)
+
+        return [_snapshot(row) for row in self._database.read(look)]
 
     def heard_at(self) -> str | None:
         """Return the latest moment that anything was told of a container."""
@@ -270,6 +397,10 @@ def _container_row(record: ContainerRecord) -> dict[str, Any]:
             "deleted_at": record.deleted_at,
             "exists_at": record.exists_at,
         },
+        "project_id": record.project_id,
+        "host": record.host,
+        "state": record.state.value,
+        "created_at": _text("created_at", record.facts.get("created_at")),
     }
 
 
@@ -282,4 +413,17 @@ def _snapshot(row: RowMapping) -> SnapshotRecord:
 def _snapshot_row(record: SnapshotRecord) -> dict[str, Any]:
     ended, at, event_id = record.rank
     told = {"request_id": record.request_id, "event_id": event_id, "payload": dict(record.payload)}
-    return {"ended": ended, "at": at, "record": told}
+    names = ("project_id", "snapshot_id", *SNAPSHOT_FIELDS)
+    columns = {name: _text(name, record.payload.get(name)) for name in names}
+    for name in ("snapshot_id", "created_at"):
+        columns[name] = columns[name] or ""
+    return {"ended": ended, "at": at, "record": told, **columns}
+
+
+def _text(name: str, value: object) -> str | None:
+    """Return what a field is sorted and filtered by; None: it is none that can be."""
+    if not isinstance(value, str):
+        return None
+    if name == "created_at":
+        return moment(value) or value
+    return value.lower() if name == "container_uuid" else value

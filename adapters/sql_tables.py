@@ -1,4 +1,4 @@
-"""The routers' tables, and types that make any text storable, in the same way everywhere.
+"""The services' tables, and types that make any text storable, in the same way everywhere.
 
 What arrived on a bus can hold NUL (which PostgreSQL refuses), lone surrogates (which have no UTF-8)
 and any length. So whole records are kept as ASCII JSON, and what is searched by as a `Key` beside
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from datetime import datetime
 from typing import Any
 
@@ -38,6 +39,9 @@ MOMENT_LENGTH = 32
 DIGESTED = "~sha256:"
 """Begins the key of a text that cannot be one itself."""
 
+_CONTROLS = re.compile("[\0-\x1f]")
+"""NUL, which PostgreSQL refuses, and what MySQL's collation sorts before the end of a text."""
+
 
 def key_of(text: str) -> str:
     """Return what stands for a text where it is searched by: the text itself, or its digest.
@@ -46,10 +50,11 @@ def key_of(text: str) -> str:
     ignores it.
     """
     plain = len(text) <= KEY_LENGTH and not text.startswith(DIGESTED) and not text.endswith(" ")
-    if plain and "\0" not in text and text.isascii():
+    plain = plain and _CONTROLS.search(text) is None
+    if plain and text.isascii():
         return text
     whole = text.encode("utf-8", "surrogatepass")
-    if plain and "\0" not in text and whole == text.encode("utf-8", "replace"):
+    if plain and whole == text.encode("utf-8", "replace"):
         return text
     return DIGESTED + hashlib.sha256(whole).hexdigest()
 
@@ -60,7 +65,10 @@ def storable(text: str) -> str:
 
 
 class Key(TypeDecorator[str]):
-    """Text that is compared character by character; bound as `key_of`, read as it was bound."""
+    """Text that is compared character by character; bound as `key_of`, read as it was bound.
+
+    What was read is bound again as a plain `String`: the key of a key may be another one.
+    """
 
     # By code point: MySQL's tables are told to (OPTIONS), PostgreSQL's columns here.
     impl = String(KEY_LENGTH).with_variant(String(KEY_LENGTH, collation="C"), "postgresql")
@@ -130,12 +138,20 @@ container_table = Table(
     Column("deleted", Boolean, nullable=False),
     Column("heard_at", String(MOMENT_LENGTH), nullable=False),
     Column("record", Json, nullable=False),
+    Column("project_id", Key),
+    Column("host", Key),
+    Column("state", Key),
+    Column("created_at", Key),
     Index("containers_engine_id", "engine_id"),
     Index("containers_name", "name"),
     Index("containers_heard_at", "heard_at"),
+    Index("containers_project_id", "project_id"),
+    Index("containers_host", "host"),
+    Index("containers_state", "state"),
+    Index("containers_created_at", "created_at"),
     **OPTIONS,
 )
-"""`record`: all of a `ContainerRecord` but `heard_at`."""
+"""`record`: all of a `ContainerRecord` but `heard_at`. The columns after it are searched by."""
 
 snapshot_table = Table(
     "snapshots",
@@ -144,10 +160,29 @@ snapshot_table = Table(
     Column("ended", Boolean, nullable=False),
     Column("at", String(MOMENT_LENGTH), nullable=False),
     Column("record", Json, nullable=False),
+    Column("snapshot_id", Key, nullable=False, server_default=""),
+    Column("project_id", Key),
+    Column("container_uuid", Key),
+    Column("container_name", Key),
+    Column("host", Key),
+    Column("image_id", Key),
+    Column("image_name", Key),
+    Column("status", Key),
+    Column("created_at", Key, nullable=False, server_default=""),
     Index("snapshots_ended", "ended", "at"),
+    Index("snapshots_snapshot_id", "snapshot_id"),
+    Index("snapshots_project_id", "project_id", "created_at", "snapshot_id"),
+    Index("snapshots_container_uuid", "container_uuid"),
+    Index("snapshots_container_name", "container_name"),
+    Index("snapshots_host", "host"),
+    Index("snapshots_image_id", "image_id"),
+    Index("snapshots_image_name", "image_name"),
+    Index("snapshots_status", "status"),
+    Index("snapshots_created_at", "created_at", "snapshot_id"),
     **OPTIONS,
 )
-"""`ended` and `at` are the rank's; `record`: request id, event id and payload."""
+"""`ended` and `at` are the rank's; `record`: request id, event id and payload. The columns after it
+are searched by. Two are never NULL, so that an index has them in the order of most lists."""
 
 dispatch_table = Table(
     "dispatches",
@@ -164,6 +199,20 @@ dispatch_table = Table(
     **OPTIONS,
 )
 """`open`: not ended, or with a fault to tell. `record`: all but `state` and `due`."""
+
+reservation_table = Table(
+    "reservations",
+    metadata,
+    Column("key", Key, primary_key=True),
+    Column("state", String(16), nullable=False),
+    Column("open", Boolean, nullable=False),
+    Column("lease", Moment, nullable=False),
+    Column("changed_at", Moment, nullable=False),
+    Column("record", Json, nullable=False),
+    Index("reservations_lease", "open", "lease"),
+    **OPTIONS,
+)
+"""`open`: with something left to do. `record`: all but `state` and `lease`."""
 
 letter_table = Table(
     "dead_letters",

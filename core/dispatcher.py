@@ -28,7 +28,15 @@ from tintype.core.events import COMMIT_CANCEL, EXISTS_REQUEST, OUTCOMES, Event, 
 from tintype.core.index import ContainerRecord, Index, SnapshotRecord
 from tintype.core.ports import Handler, Services
 from tintype.core.resolution import choose
-from tintype.core.snapshot import ABORT, ACCEPTED, Copy, Fault, Snapshot, image_id_for
+from tintype.core.snapshot import (
+    ABORT,
+    ACCEPTED,
+    IMAGE_SERVICE,
+    Copy,
+    Fault,
+    Snapshot,
+    image_id_for,
+)
 
 LOG = logging.getLogger(__name__)
 
@@ -37,9 +45,6 @@ LEASE = timedelta(seconds=30)
 
 SOON = timedelta(seconds=1)
 """After this a dispatch that could not go on is looked at again."""
-
-IMAGE_SERVICE = "glance"
-"""The store that an image reserved beforehand is in, where the request names none."""
 
 
 class Courier(Protocol):
@@ -306,11 +311,13 @@ class Dispatcher:
 def _is_of(snapshot: SnapshotRecord, dispatch: Dispatch) -> bool:
     """Tell whether a snapshot in hand is the one that its host makes of this very request.
 
-    Not one that has ended, whose image is nobody's to delete, nor another request's under its id.
+    Not one that has ended, whose image is nobody's to delete, nor another request's under its id,
+    nor one that no host has told of.
     """
     payload = snapshot.payload
     return (
-        payload["finished_at"] is None
+        snapshot.told
+        and payload["finished_at"] is None
         and payload["host"] == dispatch.host
         and is_of_project(dispatch, payload["project_id"])
     )

@@ -262,7 +262,11 @@ SNAPSHOT_FIELDS = (
 
 
 class Index(Protocol):
-    """The read model of containers and snapshots. Raises Unavailable only."""
+    """The read model of containers and snapshots.
+
+    Raises Unavailable only. The one exception: lists raise NotFound for a marker that is not known.
+    A field that they cannot be sorted or filtered by is a defect of the caller: ValueError.
+    """
 
     def sight(self, sightings: Sequence[Sighting]) -> None:
         """Merge what events say into the records, in one transaction."""

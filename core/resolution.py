@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tintype.core.errors import Forbidden, NotFound, Refused, WrongState
 from tintype.core.events import Event
@@ -20,15 +20,30 @@ ALLOWED_STATES = (ContainerState.RUNNING, ContainerState.STOPPED, ContainerState
 def choose(found: Sequence[ContainerRecord], request: Event) -> ContainerRecord:
     """Return the one of the containers found under the request's name that it means.
 
-    A name that several projects use means the requester's own. Raises NotFound, Forbidden (only
-    others' containers have the name), Refused (several of his own have it) and WrongState.
+    Raises what `pick` does, and WrongState.
     """
     ident, host = request.payload["container"], request.payload.get("host")
+    record = pick(found, ident, host, lambda each: may_use(each.project_id, request.requester))
+    check_state(ident, record.state)
+    return record
+
+
+def pick(
+    found: Sequence[ContainerRecord],
+    ident: str,
+    host: str | None,
+    usable: Callable[[ContainerRecord], bool],
+) -> ContainerRecord:
+    """Return the one of the containers found under a name that is meant.
+
+    A name that several projects use means the requester's own. Raises NotFound, Forbidden (only
+    others' containers have the name), Refused (several of his own have it).
+    """
     there = [record for record in found if record.host and host in (None, record.host)]
     if not there:
         on = "" if host is None else f" on host {host!r}"
         raise NotFound(f"no container {ident!r} is known{on}")
-    own = [record for record in there if may_use(record.project_id, request.requester)]
+    own = [record for record in there if usable(record)]
     if not own:
         raise Forbidden(f"container {ident!r} belongs to another project")
     if len(own) > 1:
@@ -38,7 +53,6 @@ def choose(found: Sequence[ContainerRecord], request: Event) -> ContainerRecord:
             f"/container: {ident!r} stands for {len(own)} containers: {listed}{more};"
             " give a uuid, or the host"
         )
-    check_state(ident, own[0].state)
     return own[0]
 
 

@@ -130,7 +130,7 @@ class Router:
         Raises RequestConflict when what it has under this id is another request.
         """
         known = self.dispatcher.index.snapshot(request.id)
-        if known is None:
+        if known is None or not known.told:
             return False
         asked = request.payload["image_name"], request.payload.get("tag", "latest")
         same = asked == (known.payload["image_name"], known.payload["tag"])

@@ -29,6 +29,9 @@ ABORT = "snapshot.abort"
 SWEEP = "snapshot.sweep"
 ROTATE = "snapshot.rotate"
 
+IMAGE_SERVICE = "glance"
+"""The store whose images can be reserved beforehand, by whoever asks for the snapshot."""
+
 ACCEPTED = "accepted"
 """The first phase: until the image is reserved, and with it the start announced."""
 

@@ -83,7 +83,7 @@ def upload(event: Event, services: Services) -> Iterator[Event]:
         summary = archive.summary
         verifying = replace(snapshot, phase="verifying")
         services.progress(verifying.event(SNAPSHOT_PROGRESS, status="saving", key=copy.name))
-        stored = _complete(store, copy, summary)
+        stored = _complete(store, snapshot, copy, summary)
     except (ImageIdSpent, CorruptUpload):
         yield from _give_up_id(snapshot, copy)
         return
@@ -111,10 +111,14 @@ def _send(store: ImageStore, copy: Copy, body: Iterable[bytes]) -> None:
         raise
 
 
-def _complete(store: ImageStore, copy: Copy, sent: ArchiveSummary) -> StoredImage:
+def _complete(
+    store: ImageStore, snapshot: Snapshot, copy: Copy, sent: ArchiveSummary
+) -> StoredImage:
+    """Have the data verified and the image described; one that was reserved for us is not yet."""
+    spec = _spec(snapshot, copy)
+    facts = {"snapshot_sha256": sent.sha256, "engine_image_id": sent.config_digest}
     try:
-        facts = {"snapshot_sha256": sent.sha256, "engine_image_id": sent.config_digest}
-        return store.complete(copy.image_id, sent, facts)
+        return store.complete(copy.image_id, sent, {**spec.properties, **facts}, tag=spec.tag)
     except NotFound as error:
         raise _deleted(copy) from error
 

@@ -14,8 +14,9 @@ pytest_plugins = [
     "tests.support.docker",
     "tests.support.openstack",
     "tests.support.rabbit",
-    "tests.support.agent",  # these two last, for they import from the others
+    "tests.support.agent",  # these last, for they import from the others
     "tests.support.fleet",
+    "tests.support.rest",
 ]
 
 _STACK = Path(os.environ.get("TINTYPE_STACK_DIR") or Path(__file__).parents[1] / ".stack")

@@ -7,20 +7,29 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import event
 
 from tests.support.databases import empty
 from tests.support.rabbit import until
 from tintype.adapters.sql_database import Database
 from tintype.adapters.sql_index import BATCH, SqlIndex
 from tintype.adapters.sql_tables import DIGESTED, key_of
-from tintype.core.errors import Unavailable
-from tintype.core.index import ContainerRecord, Sighting, SnapshotRecord
+from tintype.core.errors import NotFound, Unavailable
+from tintype.core.index import (
+    CONTAINER_FIELDS,
+    SNAPSHOT_FIELDS,
+    ContainerRecord,
+    Query,
+    Sighting,
+    SnapshotRecord,
+)
 from tintype.core.moments import moment
 
 START = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
@@ -234,7 +243,7 @@ def test_any_text_is_kept_and_found(index: SqlIndex, name: str) -> None:
     assert [found.name for found in index.find(name)] == [name]
 
 
-@pytest.mark.parametrize("text", [*HOSTILE, DIGESTED, "~"])
+@pytest.mark.parametrize("text", [*HOSTILE, DIGESTED, "~", "a\t", "\x1f"])
 def test_two_texts_never_have_the_same_key(text: str) -> None:
     assert key_of(text) == text or key_of(key_of(text)) != key_of(text)
     assert len(key_of(text)) <= 255
@@ -260,6 +269,221 @@ def test_a_snapshot_may_say_anything(index: SqlIndex, text: str) -> None:
     record = told(text, 1, text, **{f"k{text}": [text, None, {text: 1.5}]})
     index.note([record])
     assert index.snapshot(text) == record
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_snapshot_is_found_by_its_id_or_its_requests(index: SqlIndex, text: str) -> None:
+    others = [other for other in HOSTILE if other != text]
+    index.note([told(f"r-{number}", snapshot_id=one) for number, one in enumerate(others)])
+    record = told("r", snapshot_id=f"s{text}")
+    index.note([record, told(text, snapshot_id="s-of-text")])
+
+    assert index.find_snapshot(f"s{text}") == index.find_snapshot("r") == record
+    assert index.find_snapshot(text) == told(text, snapshot_id="s-of-text")
+    assert index.find_snapshot("R") is None
+
+
+def test_a_snapshots_own_id_comes_before_a_requests(index: SqlIndex) -> None:
+    index.note([told("one", snapshot_id="other"), told("other", snapshot_id="one")])
+    index.note([told("third", snapshot_id="one")])
+    assert index.find_snapshot("one") == told("other", snapshot_id="one")
+    assert index.find_snapshot("third") == told("third", snapshot_id="one")
+
+
+def test_what_has_no_id_is_not_found_by_none(index: SqlIndex) -> None:
+    index.note([told("r-1"), told("r-2", snapshot_id=7)])
+    assert index.find_snapshot("") is None
+    assert index.find_snapshot("7") is None
+    assert index.find_snapshot("r-2") == told("r-2", snapshot_id=7)
+
+
+def test_a_promise_is_there_until_an_event_says_more(index: SqlIndex) -> None:
+    promise = {"request_id": "r", "snapshot_id": "s", "status": "queued", "project_id": "p"}
+    index.note([SnapshotRecord.promised(promise)])
+    asked = Query("created_at", 9, project_id="p", filters={"status": "queued"})
+    assert index.list_snapshots(asked) == [SnapshotRecord.promised(promise)]
+
+    index.note([told("r", 1, snapshot_id="s", status="saving", project_id="p")])
+    index.note([SnapshotRecord.promised(promise)])
+    assert index.list_snapshots(asked) == []
+    found = index.find_snapshot("s")
+    assert found is not None
+    assert (found.told, found.payload["status"]) == (True, "saving")
+
+
+# Lists
+
+
+def names(index: SqlIndex, query: Query) -> list[str]:
+    """Return the ids of a page of containers."""
+    return uuids(index.list_containers(query))
+
+
+def requests(index: SqlIndex, query: Query) -> list[str]:
+    """Return the request ids of a page of snapshots."""
+    return [record.request_id for record in index.list_snapshots(query)]
+
+
+def test_living_containers_are_listed(index: SqlIndex) -> None:
+    index.sight([seen("b"), seen("a", name="web"), seen("c"), seen("b", 1, deleted=True)])
+    assert index.list_containers(Query("uuid", 9)) == index.containers()
+    assert names(index, Query("uuid", 9)) == ["a", "c"]
+    index.sight([seen("b", 2, exists=True)])
+    assert names(index, Query("uuid", 9, descending=True)) == ["c", "b", "a"]
+
+
+def test_what_is_missing_is_sorted_as_an_empty_text(index: SqlIndex) -> None:
+    index.sight([seen("u-1"), seen("u-2", name=""), seen("u-3"), seen("u-4", name="a")])
+    index.sight([seen("u-5", name=""), seen("u-0", name="\t")])
+    assert names(index, Query("name", 5)) == ["u-1", "u-2", "u-3", "u-5", "u-4"]
+    assert names(index, Query("name", 3, marker="u-2")) == ["u-3", "u-5", "u-4"]
+    assert names(index, Query("name", 9, marker="u-3", descending=True)) == ["u-2", "u-1"]
+    assert names(index, Query("uuid", 9, filters={"name": ""})) == ["u-2", "u-5"]
+
+
+def test_a_project_lists_its_own_containers_and_nobodys(index: SqlIndex) -> None:
+    index.sight([seen("u-1", project_id="p"), seen("u-2"), seen("u-3", project_id="q")])
+    index.sight([seen("u-4", project_id=""), seen("u-5", project_id="P")])
+    assert names(index, Query("uuid", 9, project_id="p")) == ["u-1", "u-2"]
+    assert names(index, Query("uuid", 9, project_id="")) == ["u-2", "u-4"]
+    assert len(names(index, Query("uuid", 9))) == 5
+
+
+def test_a_project_lists_its_own_snapshots_only(index: SqlIndex) -> None:
+    index.note([told("r-1", project_id="p"), told("r-2", project_id=None), told("r-3")])
+    index.note([told("r-4", project_id="P"), told("r-5", project_id="")])
+    assert requests(index, Query("status", 9, project_id="p")) == ["r-1"]
+    assert requests(index, Query("status", 9, project_id="")) == ["r-5"]
+    assert len(requests(index, Query("status", 9))) == 5
+
+
+def test_a_state_is_listed_in_the_words_of_the_spec(index: SqlIndex) -> None:
+    index.sight([seen("u-1", state="Running"), seen("u-2", state="Error"), seen("u-3")])
+    index.sight([seen("u-4", state="running")])
+    assert names(index, Query("uuid", 9, filters={"state": "Running"})) == ["u-1"]
+    assert names(index, Query("uuid", 9, filters={"state": "Other"})) == ["u-2", "u-3", "u-4"]
+    assert names(index, Query("state", 9, descending=True)) == ["u-1", "u-4", "u-3", "u-2"]
+    index.sight([seen("u-1", 1, state="Paused")])
+    assert names(index, Query("uuid", 9, filters={"state": "Running"})) == []
+
+
+def test_a_containers_snapshots_are_listed_in_either_case_of_its_uuid(index: SqlIndex) -> None:
+    index.note([told("r-1", container_uuid="ABC"), told("r-2", container_uuid="abc")])
+    index.note([told("r-3", container_uuid="abcd")])
+    for uuid in ("Abc", "abc"):
+        query = Query("status", 9, filters={"container_uuid": uuid})
+        assert len(requests(index, query)) == 2
+
+
+def test_moments_are_listed_in_their_order_however_they_are_written(index: SqlIndex) -> None:
+    written = ["2026-01-02T03:04:05Z", "2026-01-02T03:04:04.9Z", "2026-01-02T12:04:05.1+09:00"]
+    for number, text in enumerate(written):
+        index.note([told(f"r-{number}", snapshot_id=f"s-{number}", created_at=text)])
+    assert requests(index, Query("created_at", 9)) == ["r-1", "r-0", "r-2"]
+    same = {"created_at": "2026-01-02T05:04:05+02:00"}
+    assert requests(index, Query("created_at", 9, filters=same)) == ["r-0"]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_any_text_is_filtered_and_sorted_by(index: SqlIndex, text: str) -> None:
+    texts = [*HOSTILE, key_of(text), DIGESTED, "a\t", "a\x01", "a!", "a%"]
+    for number, one in enumerate(dict.fromkeys(texts)):
+        facts = {"name": one, "host": one, "created_at": one}
+        index.sight([seen(f"u-{number:02}", **facts)])
+        payload = {"snapshot_id": f"s-{number:02}", "image_name": one, "created_at": one}
+        index.note([told(f"r-{number:02}", **payload)])
+    assert requests(index, Query("created_at", 99)) == requests(index, Query("image_name", 99))
+    for name in ("name", "host", "created_at"):
+        (found,) = index.list_containers(Query("uuid", 9, filters={name: text}))
+        assert found.name == text
+        every = [record.name for record in index.list_containers(Query(name, 99))]
+        assert every == sorted(dict.fromkeys(texts), key=key_of)
+        rest = names(index, Query(name, 99, marker=found.uuid))
+        assert len(rest) == len(every) - every.index(text) - 1
+    (one_told,) = index.list_snapshots(Query("host", 9, filters={"image_name": text}))
+    assert one_told.payload["image_name"] == text
+
+
+@pytest.mark.parametrize("marker", ["", "u-9", "U", "\0", "r-1", "x" * 999])
+def test_a_marker_that_is_not_known_is_not_found(index: SqlIndex, marker: str) -> None:
+    index.sight([seen("u-1")])
+    index.note([told("r-1", snapshot_id="s-1")])
+    for listed in (index.list_containers, index.list_snapshots):
+        with pytest.raises(NotFound, match="marker"):
+            listed(Query("created_at", 9, marker=marker))
+
+
+def test_a_marker_of_another_project_is_not_known(index: SqlIndex) -> None:
+    index.sight([seen("u-1", project_id="p"), seen("u-2"), seen("u-3", project_id="q")])
+    index.note([told("r-1", snapshot_id="s-1", project_id="q"), told("r-2", snapshot_id="s-2")])
+    assert names(index, Query("uuid", 9, marker="u-1", project_id="p")) == ["u-2"]
+    assert names(index, Query("uuid", 9, marker="u-2", project_id="q")) == ["u-3"]
+    for listed, marker in (
+        (index.list_containers, "u-3"),
+        (index.list_snapshots, "s-1"),
+        (index.list_snapshots, "s-2"),
+    ):
+        with pytest.raises(NotFound):
+            listed(Query("created_at", 9, marker=marker, project_id="p"))
+
+
+def test_a_list_goes_on_from_what_is_no_longer_in_it(index: SqlIndex) -> None:
+    index.sight([seen(f"U-{number}", state="Running") for number in range(5)])
+    index.sight([seen("u-1", 1, state="Stopped"), seen("u-3", 1, deleted=True)])
+    running = {"state": "Running"}
+    assert names(index, Query("uuid", 1, marker="U-1", filters=running)) == ["u-2"]
+    assert names(index, Query("uuid", 9, marker="u-3")) == ["u-4"]
+
+
+@pytest.mark.parametrize("field", ["image", "deleted", "record", "heard_at", "", "engine_id", "at"])
+def test_other_fields_are_a_defect(index: SqlIndex, field: str) -> None:
+    for listed in (index.list_containers, index.list_snapshots):
+        with pytest.raises(ValueError, match="fields"):
+            listed(Query(field, 9))
+        with pytest.raises(ValueError, match="fields"):
+            listed(Query("created_at", 9, filters={"host": "h", field: "text"}))
+
+
+def test_ids_are_sorted_by_only(index: SqlIndex) -> None:
+    with pytest.raises(ValueError, match="fields"):
+        index.list_containers(Query("uuid", 9, filters={"uuid": "u"}))
+    with pytest.raises(ValueError, match="fields"):
+        index.list_snapshots(Query("snapshot_id", 9, filters={"snapshot_id": "s"}))
+    with pytest.raises(ValueError, match="fields"):
+        index.list_snapshots(Query("uuid", 9))
+
+
+def test_a_list_ends_even_if_two_snapshots_are_said_to_have_one_id(index: SqlIndex) -> None:
+    index.note([told(f"r-{one}", snapshot_id="s-1", status=f"{one}") for one in range(3)])
+    index.note([told("r-9", snapshot_id="s-2", status="9")])
+    for sort in ("status", "snapshot_id"):
+        assert requests(index, Query(sort, 1, marker="s-1")) == ["r-9"]
+        assert requests(index, Query(sort, 9, marker="s-1", descending=True)) == []
+
+
+@pytest.mark.parametrize("project_id", [None, "p"])
+@pytest.mark.parametrize("marker", [None, "s-50"])
+@pytest.mark.parametrize("descending", [True, False])
+def test_the_latest_snapshots_are_read_in_the_order_of_an_index(
+    project_id: str | None, marker: str | None, descending: bool
+) -> None:
+    asked: list[tuple[str, Any]] = []
+
+    def note(_: object, __: object, statement: str, parameters: Any, *___: object) -> None:
+        asked.append((statement, parameters))
+
+    with closing(Database("sqlite://")) as database:
+        database.upgrade()
+        index = SqlIndex(database)
+        index.note([told(f"r-{n}", snapshot_id=f"s-{n}", project_id="p") for n in range(99)])
+        event.listen(database.engine, "before_cursor_execute", note)
+        query = Query("created_at", 9, descending, marker, project_id)
+        assert len(index.list_snapshots(query)) == 9
+        statement, parameters = asked[-1]
+        with database.transaction() as connection:
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+            steps = [row[-1] for row in plan]
+    assert [step for step in steps if "USING INDEX" in step] == steps
 
 
 # Several routers
@@ -428,7 +652,8 @@ def test_a_database_without_tables_is_unavailable(new_url: str) -> None:
 
 texts = st.sampled_from(HOSTILE) | st.text(max_size=5)
 moments = st.integers(0, 3).map(at)
-facts = st.dictionaries(st.sampled_from(["host", "engine_id", "name", "state"]), texts, max_size=4)
+fact_names = ["host", "engine_id", "name", "state", "project_id", "created_at"]
+facts = st.dictionaries(st.sampled_from(fact_names), texts, max_size=4)
 labels = st.dictionaries(texts, texts, max_size=2).map(lambda value: {"labels": value})
 sightings = st.builds(
     Sighting,
@@ -439,11 +664,12 @@ sightings = st.builds(
     deleted=st.integers(0, 3).map(lambda number: number == 0),
     exists=st.booleans(),
 )
+told_fields = st.sampled_from(["snapshot_id", "project_id", *SNAPSHOT_FIELDS])
 snapshots = st.builds(
     SnapshotRecord,
     request_id=st.sampled_from(["r-1", "r-2"]),
     rank=st.tuples(st.booleans(), moments, st.sampled_from(["e-1", "e-2"])),
-    payload=st.dictionaries(texts, texts, max_size=2),
+    payload=st.dictionaries(texts | told_fields, texts, max_size=6),
 )
 seeds = st.integers(0, 2**32)
 
@@ -542,3 +768,159 @@ def assert_holds(
     assert uuids(index.containers()) == living
     assert {one.request_id: one for one in index.snapshots()} == latest(notes)
     assert index.heard_at() == max((one.at for one in things), default=None)
+    assert_lists(index, [record for record in records.values() if not record.deleted])
+    assert_lists_snapshots(index, list(latest(notes).values()))
+
+
+def assert_lists(index: SqlIndex, records: Sequence[ContainerRecord]) -> None:
+    """Each of the columns that are searched by is as the record says."""
+    for record in records:
+        for name in CONTAINER_FIELDS:
+            value = container_value(record, name)
+            if value is None:
+                continue
+            same = [one.uuid for one in records if container_value(one, name) == value]
+            assert names(index, Query("uuid", 99, filters={name: value})) == sorted(same)
+        mine = [one.uuid for one in records if one.project_id in (None, record.project_id)]
+        if record.project_id is not None:
+            assert names(index, Query("uuid", 99, project_id=record.project_id)) == sorted(mine)
+
+
+def assert_lists_snapshots(index: SqlIndex, records: Sequence[SnapshotRecord]) -> None:
+    for record in records:
+        for name in ("project_id", *SNAPSHOT_FIELDS):
+            value = snapshot_value(record, name)
+            if not value:
+                continue
+            same = [one.request_id for one in records if snapshot_value(one, name) == value]
+            query = Query("host", 99, filters={name: value})
+            if name == "project_id":
+                query = Query("host", 99, project_id=value)
+            assert sorted(requests(index, query)) == sorted(same)
+
+
+# Pages
+
+
+def container_value(record: ContainerRecord, name: str) -> str | None:
+    """Return what a container is sorted and filtered by."""
+    if name == "state":
+        return record.state.value
+    value: str | None = record.uuid if name == "uuid" else record.facts.get(name)
+    return moment(value) or value if name == "created_at" else value
+
+
+def snapshot_value(record: SnapshotRecord, name: str) -> str | None:
+    """Return what a snapshot is sorted and filtered by."""
+    value: str | None = record.payload.get(name)
+    if name == "created_at":
+        return moment(value) or value
+    return value.lower() if value is not None and name == "container_uuid" else value
+
+
+few = st.sampled_from(["", "a", "b", "a\x01", "A", "\ud800", "é", "\U0001f600"]) | texts
+some_moments = st.sampled_from([at(0), "2026-01-02T03:04:05.678901Z", at(1)]) | few
+lists = settings(through_databases, max_examples=25)
+limits = st.integers(1, 5)
+listed_containers = st.dictionaries(
+    (st.text(max_size=3) | few).map(str.lower).filter(lambda text: text == text.lower()),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "name": few,
+            "host": few,
+            "state": st.sampled_from(["Running", "Stopped", "lost"]),
+            "created_at": some_moments,
+            "project_id": st.sampled_from(["p", "q"]),
+        },
+    ),
+    max_size=12,
+)
+listed_snapshots = st.dictionaries(
+    st.text(min_size=1, max_size=3) | few.filter(bool),
+    st.fixed_dictionaries(
+        {},
+        optional={name: few for name in SNAPSHOT_FIELDS if name != "created_at"}
+        | {"created_at": some_moments, "project_id": st.sampled_from(["p", "q"])},
+    ),
+    max_size=12,
+)
+
+
+def walked(
+    page: Callable[[Query], Sequence[T]], query: Query, ident: Callable[[T], str]
+) -> list[T]:
+    """Return what is on all pages; each but the last one is full."""
+    found: list[T] = []
+    while part := page(query):
+        assert len(part) <= query.limit
+        found += part
+        query = replace(query, marker=ident(part[-1]))
+        if len(part) < query.limit:
+            assert page(query) == []
+            break
+    return found
+
+
+@lists
+@given(
+    listed_containers,
+    st.sampled_from(["uuid", *CONTAINER_FIELDS]),
+    st.booleans(),
+    limits,
+    st.sampled_from([None, "p"]),
+)
+def test_pages_of_containers_hold_each_once_and_in_order(
+    database: Database,
+    known: dict[str, dict[str, str]],
+    sort: str,
+    descending: bool,
+    limit: int,
+    project_id: str | None,
+) -> None:
+    empty(database)
+    index = SqlIndex(database)
+    index.sight([seen(uuid, **facts) for uuid, facts in known.items()])
+    index.sight([seen("dead\0", name="a", deleted=True)])
+    query = Query(sort, limit, descending, project_id=project_id)
+
+    mine = (None, project_id) if project_id else (None, "p", "q")
+    seen_by = [record for record in index.containers() if record.project_id in mine]
+    seen_by.sort(
+        key=lambda record: (key_of(container_value(record, sort) or ""), key_of(record.uuid)),
+        reverse=descending,
+    )
+    assert walked(index.list_containers, query, lambda record: record.uuid) == seen_by
+
+
+@lists
+@given(
+    listed_snapshots,
+    st.sampled_from(["snapshot_id", *SNAPSHOT_FIELDS]),
+    st.booleans(),
+    limits,
+    st.sampled_from([None, "p"]),
+)
+def test_pages_of_snapshots_hold_each_once_and_in_order(
+    database: Database,
+    known: dict[str, dict[str, str]],
+    sort: str,
+    descending: bool,
+    limit: int,
+    project_id: str | None,
+) -> None:
+    empty(database)
+    index = SqlIndex(database)
+    records = [told(f"r-{ident}", snapshot_id=ident, **fields) for ident, fields in known.items()]
+    index.note(records)
+    query = Query(sort, limit, descending, project_id=project_id)
+
+    seen_by = [one for one in records if project_id in (None, one.payload.get("project_id"))]
+    seen_by.sort(
+        key=lambda record: (
+            key_of(snapshot_value(record, sort) or ""),
+            key_of(record.payload["snapshot_id"]),
+        ),
+        reverse=descending,
+    )
+    assert walked(index.list_snapshots, query, lambda one: one.payload["snapshot_id"]) == seen_by

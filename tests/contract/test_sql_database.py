@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, delete, func, insert, inspect, make_url, select, text
@@ -18,8 +22,10 @@ from sqlalchemy import Connection, delete, func, insert, inspect, make_url, sele
 from tests.support.databases import Server
 from tests.support.rabbit import until
 from tintype.adapters.sql_database import MIGRATIONS, VERSION_TABLE, Database
+from tintype.adapters.sql_index import SqlIndex
 from tintype.adapters.sql_tables import letter_table, metadata, snapshot_table
 from tintype.core.errors import Unavailable
+from tintype.core.index import CONTAINER_FIELDS, SNAPSHOT_FIELDS, Query, Sighting, SnapshotRecord
 
 SECRET = "hunter2-and-more"
 ROUTERS = 4
@@ -34,6 +40,18 @@ database.close()
 
 def row(key: str) -> dict[str, Any]:
     return {"request_id": key, "ended": False, "at": "", "record": {}}
+
+
+def migrate(
+    database: Database, revision: str, step: Callable[[Config, str], None] = command.upgrade
+) -> None:
+    """Bring the tables into the shape of a version, up or down."""
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    database._make_folder()
+    with database.transaction() as connection:
+        config.attributes["connection"] = connection
+        step(config, revision)
 
 
 def count(database: Database) -> int | None:
@@ -72,8 +90,8 @@ def test_upgrading_again_changes_nothing(database: Database) -> None:
 
 
 def test_routers_that_start_at_once_on_an_empty_database_all_start(new_url: str) -> None:
-    command = [sys.executable, "-c", UPGRADE, new_url]
-    routers = [subprocess.Popen(command) for _ in range(ROUTERS)]
+    start = [sys.executable, "-c", UPGRADE, new_url]
+    routers = [subprocess.Popen(start) for _ in range(ROUTERS)]
     assert [router.wait() for router in routers] == [0] * ROUTERS
     with closing(Database(new_url)) as database:
         assert count(database) == 0
@@ -117,13 +135,174 @@ def test_a_migration_that_was_killed_half_way_goes_on(new_url: str) -> None:
             # As MySQL, which commits each statement, is left: some is there, the stamp is not.
             connection.execute(text(f"DELETE FROM {VERSION_TABLE}"))
             connection.execute(text("DROP TABLE dead_letters"))
-            on = " ON dispatches" if database.engine.dialect.name == "mysql" else ""
-            connection.execute(text(f"DROP INDEX dispatches_due{on}"))
+            connection.execute(text("DROP TABLE reservations"))
+            mysql = database.engine.dialect.name == "mysql"
+            for table, index in DROPPED.items():
+                connection.execute(text(f"DROP INDEX {index}" + f" ON {table}" * mysql))
+            connection.execute(text("ALTER TABLE containers DROP COLUMN host"))
         database.upgrade()
         with database.transaction() as connection:
-            assert inspect(connection).has_table("dead_letters")
-            indexes = {index["name"] for index in inspect(connection).get_indexes("dispatches")}
-            assert "dispatches_due" in indexes
+            options = {"compare_type": True, "version_table": VERSION_TABLE}
+            context = MigrationContext.configure(connection, opts=options)
+            assert compare_metadata(context, metadata) == []
+
+
+DROPPED = {"dispatches": "dispatches_due", "containers": "containers_host"}
+"""Indexes of each migration, one of them over a column that is dropped as well."""
+
+FACTS = {
+    "name": "web\t1",
+    "engine_id": "e" * 64,
+    "host": "host \ud800",
+    "state": "Paused",
+    "project_id": "project",
+    "created_at": "2026-01-02T03:04:05.000000+00:00",
+}
+PAYLOAD = {
+    "request_id": "r",
+    "snapshot_id": "s",
+    "project_id": "project",
+    "container_uuid": "U-1",
+    "container_name": "web\0",
+    "host": "host \ud800",
+    "image_id": "i",
+    "image_name": "x" * 300,
+    "status": "active",
+    "created_at": "2026-01-02T03:04:05Z",
+}
+
+
+def container_record(uuid: str, facts: Mapping[str, Any]) -> str:
+    told = {name: ["2026", "e", ""] for name in facts}
+    parts = {"uuid": uuid, "facts": facts, "versions": told}
+    return json.dumps({**parts, "deleted_at": None, "exists_at": None})
+
+
+def fill_as_the_first_version(
+    database: Database, containers: Mapping[str, str], snapshots: Mapping[str, str]
+) -> None:
+    """Insert rows, by their keys, as the first version wrote them."""
+    container = (
+        "INSERT INTO containers (uuid, name, deleted, heard_at, record)"
+        " VALUES (:key, 'an older key', :no, '2026', :record)"
+    )
+    snapshot = "INSERT INTO snapshots VALUES (:key, :no, '2026', :record)"
+    with database.transaction() as connection:
+        for insertion, rows in ((container, containers), (snapshot, snapshots)):
+            values = [{"key": key, "no": False, "record": rows[key]} for key in rows]
+            connection.execute(text(insertion), values)
+
+
+def snapshot_record(payload: Mapping[str, Any]) -> str:
+    return json.dumps({"request_id": payload["request_id"], "event_id": "e", "payload": payload})
+
+
+def test_what_the_first_version_has_stored_is_found_by_the_new_columns(new_url: str) -> None:
+    with closing(Database(new_url)) as database:
+        migrate(database, "0001")
+        containers = {"u-1": FACTS, "u-2": {}, "u-3": {"state": "Error", "project_id": "other"}}
+        fill_as_the_first_version(
+            database,
+            {uuid: container_record(uuid, facts) for uuid, facts in containers.items()},
+            {"r": snapshot_record(PAYLOAD), "r-2": snapshot_record({"request_id": "r-2"})},
+        )
+        database.upgrade()
+        index = SqlIndex(database)
+
+        for name in CONTAINER_FIELDS:
+            found = index.list_containers(Query(name, 9, filters={name: FACTS[name]}))
+            assert [record.uuid for record in found] == ["u-1"], name
+        found = index.list_containers(Query("uuid", 9, project_id="project"))
+        assert [record.uuid for record in found] == ["u-1", "u-2"]
+        found = index.list_containers(Query("uuid", 9, filters={"state": "Other"}))
+        assert [record.uuid for record in found] == ["u-2", "u-3"]
+        for ident in (FACTS["name"], FACTS["engine_id"]):
+            assert [record.uuid for record in index.find(ident)] == ["u-1"]
+        for name in SNAPSHOT_FIELDS:
+            told = index.list_snapshots(Query(name, 9, filters={name: PAYLOAD[name]}))
+            assert [record.request_id for record in told] == ["r"], name
+        told = index.list_snapshots(Query("snapshot_id", 9, project_id="project"))
+        assert told == [index.find_snapshot("s")]
+        assert len(index.list_snapshots(Query("created_at", 9))) == 2
+
+
+def columns(database: Database) -> dict[str, dict[str, Any]]:
+    """Return all there is of containers and snapshots, by their keys."""
+    rows = {}
+    with database.transaction(reads=True) as connection:
+        for table, key in (("containers", "uuid"), ("snapshots", "request_id")):
+            for row in connection.execute(text(f"SELECT * FROM {table}")).mappings():
+                rows[f"{table} {row[key]}"] = dict(row)
+    return rows
+
+
+def test_rows_that_are_migrated_are_as_the_index_writes_them(new_url: str) -> None:
+    at = "2026-01-02T03:04:05.000000+00:00"
+    odd = ("", "a\0b", "\ud800", "x" * 300, "a ", "\t", "A\u00e9", "Running", "Other", at, "2026")
+    with closing(Database(new_url)) as database:
+        database.upgrade()
+        index = SqlIndex(database)
+        for number, value in enumerate(odd):
+            facts = dict.fromkeys((*FACTS, "image"), value)
+            index.sight([Sighting(f"u-{number}", at, "e", facts, exists=True)])
+            payload = {**dict.fromkeys(PAYLOAD, value), "request_id": f"r-{number}"}
+            index.note([SnapshotRecord(f"r-{number}", (False, at, "e"), payload)])
+        index.sight([Sighting("u", at, "e")])
+        index.note([SnapshotRecord("r", (True, at, "e"), {"request_id": "r", "image_id": 7})])
+        written = columns(database)
+        migrate(database, "0001", command.downgrade)
+        assert columns(database) != written
+        database.upgrade()
+        assert columns(database) == written
+
+
+def test_more_rows_than_a_batch_are_migrated_and_those_that_cannot_be_read_left(
+    new_url: str,
+) -> None:
+    many = 1234
+    with closing(Database(new_url)) as database:
+        migrate(database, "0001")
+        unread = dict(enumerate(("{", "[]", "null", '{"facts": 7}', "[" * 100_000)))
+        known = {
+            f"r-{number:04}": {**PAYLOAD, "request_id": f"r-{number:04}"} for number in range(many)
+        }
+        fill_as_the_first_version(
+            database,
+            {f"u-{number}": record for number, record in unread.items()},
+            {key: snapshot_record(payload) for key, payload in known.items()},
+        )
+        database.upgrade()
+        index = SqlIndex(database)
+        assert len(index.list_snapshots(Query("host", 2000, filters={"status": "active"}))) == many
+        stored = columns(database)
+        assert {stored[f"containers u-{number}"]["state"] for number in unread} == {None}
+
+
+@pytest.mark.parametrize("revision", ["0001", "base"])
+def test_a_migration_can_be_taken_back(new_url: str, revision: str) -> None:
+    with closing(Database(new_url)) as database:
+        database.upgrade()
+        with database.transaction() as connection:
+            connection.execute(insert(snapshot_table), [row("a")])
+        migrate(database, revision, command.downgrade)
+        with database.transaction() as connection:
+            assert inspect(connection).has_table("containers") == (revision == "0001")
+            assert not inspect(connection).has_table("reservations")
+        database.upgrade()
+        assert count(database) == (1 if revision == "0001" else 0)
+
+
+def test_routers_that_start_at_once_on_an_older_database_all_start(new_url: str) -> None:
+    with closing(Database(new_url)) as database:
+        migrate(database, "0001")
+        fill_as_the_first_version(
+            database, {"u": container_record("u", FACTS)}, {"r": snapshot_record(PAYLOAD)}
+        )
+        start = [sys.executable, "-c", UPGRADE, new_url]
+        routers = [subprocess.Popen(start) for _ in range(ROUTERS)]
+        assert [router.wait() for router in routers] == [0] * ROUTERS
+        found = SqlIndex(database).list_containers(Query("host", 9, project_id="project"))
+        assert [record.uuid for record in found] == ["u"]
 
 
 def test_a_later_version_of_the_tables_is_left_alone(new_url: str) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import socket
 import threading
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -25,12 +28,16 @@ from tintype.core.errors import (
     Invalid,
     NotFound,
     TooLarge,
+    Unauthorized,
     Unavailable,
 )
+from tintype.core.events import Requester
 from tintype.core.ports import ImageSpec, ImageStatus
 
 if TYPE_CHECKING:
-    from tests.support.openstack import Cloud
+    from tests.support.agent import AgentProcess
+    from tests.support.docker import Containers
+    from tests.support.openstack import Cloud, LimitedGlance
 
 CHUNKS = [bytes([number]) * 100_000 for number in range(20)]
 DATA = b"".join(CHUNKS)
@@ -45,7 +52,7 @@ SENT = ArchiveSummary(
 
 def test_the_image_is_the_requester_s(cloud: Cloud, glance: GlanceStore) -> None:
     alice, bob = cloud.store(cloud.alice), cloud.store(cloud.bob)
-    alpha = project(cloud, cloud.alice)
+    alpha = cloud.project_id(cloud.alice)
     spec = cloud.spec(owner=alpha)
     assert glance.reserve(spec).owner == alpha
     assert alice.describe(spec.id).status is ImageStatus.QUEUED
@@ -59,13 +66,8 @@ def test_the_image_is_the_requester_s(cloud: Cloud, glance: GlanceStore) -> None
         glance.reserve(spec)
 
 
-def project(cloud: Cloud, person: GlanceSettings) -> str:
-    """Return the id of somebody's project."""
-    return str(cloud.connection(person).session.get_project_id())
-
-
 def test_the_image_is_as_the_contract_says(cloud: Cloud, glance: GlanceStore) -> None:
-    alpha = project(cloud, cloud.alice)
+    alpha = cloud.project_id(cloud.alice)
     spec = cloud.spec(
         owner=alpha,
         image_type="snapshot",
@@ -249,7 +251,314 @@ def test_a_quota_that_is_reached_is_too_large(cloud: Cloud, glance: GlanceStore)
 
 def test_who_may_not_create_for_others_is_forbidden(cloud: Cloud) -> None:
     with pytest.raises(Forbidden, match="403"):
-        cloud.store(cloud.alice).reserve(cloud.spec(owner=project(cloud, cloud.bob)))
+        cloud.store(cloud.alice).reserve(cloud.spec(owner=cloud.project_id(cloud.bob)))
+
+
+# What the service's user may do
+
+
+def test_the_service_s_user_is_an_admin_in_glance(cloud: Cloud, glance: GlanceStore) -> None:
+    """It needs that for images of others; that it may create them is tested above."""
+    alice = cloud.store(cloud.alice)
+    spec = cloud.spec()
+    alice.reserve(spec)
+    glance.upload(spec.id, iter(CHUNKS))
+    glance.complete(spec.id, SENT, {"image_state": "available"}, tag="v2")
+    document = raw(cloud, spec.id)
+    assert (document["status"], document["visibility"]) == ("active", "private")
+    assert document["image_state"] == "available"
+    assert sorted(document["tags"]) == ["v1", "v2"]
+    glance.discard(spec.id)
+    with pytest.raises(NotFound):
+        alice.describe(spec.id)
+
+
+def test_the_service_s_user_is_no_admin_elsewhere(cloud: Cloud) -> None:
+    session = cloud.connection(cloud.service).session
+    keystone = cloud.service.auth_url
+    assert set(session.auth.get_access(session).role_names) == {"tintype", "service"}
+    for refused in ("users", "projects", "role_assignments", "credentials"):
+        assert session.get(f"{keystone}/{refused}", raise_exc=False).status_code == 403, refused
+    made = session.post(f"{keystone}/users", json={"user": {"name": "eve"}}, raise_exc=False)
+    assert made.status_code == 403
+
+
+def test_the_service_s_user_may_have_tokens_checked(cloud: Cloud) -> None:
+    """The role `service` is for that: the REST service asks whose a caller's token is."""
+    session = cloud.connection(cloud.service).session
+    known = session.get(
+        f"{cloud.service.auth_url}/auth/tokens",
+        headers={"X-Subject-Token": cloud.token(cloud.alice)},
+    )
+    assert known.json()["token"]["project"]["id"] == cloud.project_id(cloud.alice)
+
+
+# Acting with somebody else's token
+
+
+def test_what_a_caller_reserves_is_his(cloud: Cloud, glance: GlanceStore) -> None:
+    alice = glance.acting_with(cloud.token(cloud.alice))
+    bob = glance.acting_with(cloud.token(cloud.bob))
+    spec = cloud.spec()
+    assert alice.reserve(spec).owner == cloud.project_id(cloud.alice)
+    assert alice.reserve(spec) == alice.describe(spec.id)
+    with pytest.raises(NotFound):
+        bob.describe(spec.id)
+    glance.upload(spec.id, iter(CHUNKS))
+    assert glance.complete(spec.id, SENT, {}).status is ImageStatus.ACTIVE
+    with alice.download(spec.id) as chunks:
+        assert b"".join(chunks) == DATA
+    bob.discard(spec.id)
+    assert alice.describe(spec.id).status is ImageStatus.ACTIVE
+    alice.discard(spec.id)
+    with pytest.raises(NotFound):
+        glance.describe(spec.id)
+
+
+def test_a_caller_can_do_all_that_a_store_does(cloud: Cloud, glance: GlanceStore) -> None:
+    alice = glance.acting_with(cloud.token(cloud.alice))
+    wanted = {"container_uuid": str(uuid.uuid4())}
+    spec = cloud.spec()
+    alice.reserve(spec)
+    alice.upload(spec.id, iter(CHUNKS))
+    done = alice.complete(spec.id, SENT, wanted)
+    assert alice.find(done.owner, wanted) == [done]
+    alice.check()
+    assert alice.name == glance.name
+
+
+def test_callers_at_the_same_time_are_not_mixed_up(cloud: Cloud, glance: GlanceStore) -> None:
+    people = [cloud.alice, cloud.bob]
+    tokens = [cloud.token(person) for person in people]
+    projects = [cloud.project_id(person) for person in people]
+
+    def owner(number: int) -> str | None:
+        return glance.acting_with(tokens[number % 2]).reserve(cloud.spec()).owner
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(owner, range(40))) == projects * 20
+    # And the service is still itself.
+    assert glance.reserve(cloud.spec(owner=projects[1])).owner == projects[1]
+
+
+def test_a_caller_s_token_that_is_not_valid_is_unauthorized(
+    cloud: Cloud, glance: GlanceStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = cloud.spec()
+    glance.reserve(spec)
+    own = cloud.token(cloud.service)
+    caplog.set_level(logging.DEBUG)
+    nobody = glance.acting_with("gAAAAA-not-a-token")
+    calls: list[Callable[[], object]] = [
+        lambda: nobody.reserve(cloud.spec()),
+        lambda: nobody.describe(spec.id),
+        lambda: nobody.upload(spec.id, iter(CHUNKS)),
+        lambda: nobody.complete(spec.id, SENT, {}),
+        lambda: nobody.discard(spec.id),
+        lambda: nobody.find(None, {}),
+        lambda: nobody.download(spec.id).__enter__(),
+        nobody.check,
+    ]
+    for call in calls:
+        caplog.clear()
+        with pytest.raises(Unauthorized, match="401") as raised:
+            call()
+        assert (raised.value.code, raised.value.retryable) == (401, False)
+        sent = [record for record in caplog.records if "REQ: curl" in record.getMessage()]
+        assert len(sent) <= 1, "nothing is sent again, and nobody logs in again"
+    assert glance.describe(spec.id).status is ImageStatus.QUEUED
+    assert own
+
+
+@pytest.mark.parametrize("token", ["", " ", "a b", "a\nX-Roles: admin", "\u00e9", "\u20ac"])
+def test_what_is_no_token_is_unauthorized_and_never_sent(glance: GlanceStore, token: str) -> None:
+    with pytest.raises(Unauthorized):
+        glance.acting_with(token)
+
+
+def test_a_caller_may_do_what_his_roles_allow(cloud: Cloud, glance: GlanceStore) -> None:
+    alice = glance.acting_with(cloud.token(cloud.alice))
+    with pytest.raises(Forbidden, match="403"):
+        alice.reserve(cloud.spec(owner=cloud.project_id(cloud.bob)))
+    carol = glance.acting_with(cloud.token(cloud.carol))
+    with pytest.raises(Forbidden, match="403"):
+        carol.reserve(cloud.spec())
+    spec = cloud.spec()
+    alice.reserve(spec)
+    assert carol.describe(spec.id).status is ImageStatus.QUEUED
+    with pytest.raises(Forbidden, match="403"):
+        carol.discard(spec.id)
+
+
+def test_no_token_is_in_the_log(
+    cloud: Cloud, glance: GlanceStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    token = cloud.token(cloud.alice)
+    caplog.set_level(logging.DEBUG)
+    alice = glance.acting_with(token)
+    spec = cloud.spec()
+    alice.reserve(spec)
+    alice.upload(spec.id, iter(CHUNKS))
+    with pytest.raises(NotFound):
+        alice.describe(str(uuid.uuid4()))
+    assert "REQ: curl" in caplog.text
+    assert token not in caplog.text
+    assert token not in repr(alice)
+
+
+def test_the_way_to_glance_is_the_service_s(cloud: Cloud) -> None:
+    token = cloud.token(cloud.alice)
+    cloud.store(endpoint_override="").acting_with(token).check()  # by the service's catalogue
+    broken = {"password": "s3cret-and-wrong"}
+    cloud.store(**broken).acting_with(token).check()  # needs no catalogue, so nobody logs in
+    with pytest.raises(Unavailable, match="credentials"):
+        cloud.store(**broken, endpoint_override="").acting_with(token).check()
+
+
+class Watched(Connection):  # type: ignore[misc]  # mypy does not see what it inherits
+    """Remembers that it was closed."""
+
+    closed = False
+
+    def close(self) -> None:
+        self.closed = True
+        super().close()
+
+
+def test_a_caller_s_store_leaves_the_service_s_connection_open(cloud: Cloud) -> None:
+    connection = Watched(
+        session=cloud.connection(cloud.service).session,
+        image_endpoint_override=cloud.service.endpoint_override,
+    )
+    store = GlanceStore(connection)
+    store.acting_with(cloud.token(cloud.alice)).close()
+    assert not connection.closed
+    store.close()
+    assert connection.closed
+
+
+# Tokens that end in an upload, on a Glance that remembers none
+
+
+def revoking(cloud: Cloud, token: str, image_id: str) -> Iterator[bytes]:
+    """Yield the data; the token is revoked once Glance has begun to take it."""
+    watcher = cloud.store()
+    yield CHUNKS[0]
+    deadline = time.monotonic() + 30
+    while watcher.describe(image_id).status is not ImageStatus.SAVING:
+        assert time.monotonic() < deadline, "the upload is not noticed"
+        time.sleep(0.05)
+    cloud.revoke(token)
+    for chunk in CHUNKS[1:]:
+        time.sleep(0.05)
+        yield chunk
+
+
+def test_a_token_that_ends_in_an_upload_does_no_harm(
+    cloud: Cloud, limited_glance: LimitedGlance
+) -> None:
+    connection = cloud.connection(replace(cloud.service, endpoint_override=limited_glance.url))
+    store = GlanceStore(connection)
+    spec = cloud.spec(owner=cloud.project_id(cloud.alice))
+    store.reserve(spec)
+    token = connection.session.get_token()
+    store.upload(spec.id, revoking(cloud, token, spec.id))
+    assert connection.session.get_token() == token, "nobody knows yet that it has ended"
+    assert store.complete(spec.id, SENT, {}).status is ImageStatus.ACTIVE
+    assert connection.session.get_token() != token
+
+
+def test_a_caller_s_token_that_ends_in_his_upload_does_no_harm_but_is_not_renewed(
+    cloud: Cloud, limited_glance: LimitedGlance
+) -> None:
+    glance = cloud.store(endpoint_override=limited_glance.url)
+    token = cloud.token(cloud.alice)
+    alice = glance.acting_with(token)
+    spec = cloud.spec()
+    alice.reserve(spec)
+    alice.upload(spec.id, revoking(cloud, token, spec.id))
+    with pytest.raises(Unauthorized, match="401"):
+        alice.complete(spec.id, SENT, {})
+    assert glance.complete(spec.id, SENT, {}).status is ImageStatus.ACTIVE
+
+
+# Quotas
+
+
+def test_a_project_s_quota_counts_for_what_its_members_reserve(
+    cloud: Cloud, limited_glance: LimitedGlance
+) -> None:
+    limited_glance.limit("image_count_total", 2)
+    glance = cloud.store(endpoint_override=limited_glance.url)
+    dave = glance.acting_with(cloud.token(limited_glance.dave))
+    for _ in range(2):
+        last = cloud.spec()
+        assert dave.reserve(last).owner == limited_glance.project_id
+    with pytest.raises(TooLarge, match="413"):
+        dave.reserve(cloud.spec())
+    dave.discard(last.id)
+    dave.reserve(cloud.spec())
+
+
+def test_a_quota_does_not_count_for_the_service(
+    cloud: Cloud, limited_glance: LimitedGlance
+) -> None:
+    """Glance looks at the project of whoever asks. So images are reserved with callers' tokens."""
+    limited_glance.limit("image_count_total", 0)
+    glance = cloud.store(endpoint_override=limited_glance.url)
+    spec = cloud.spec(owner=limited_glance.project_id)
+    assert glance.reserve(spec).owner == limited_glance.project_id
+
+
+# Images that were reserved beforehand
+
+
+def test_an_image_reserved_beforehand_gets_all_that_it_lacks(
+    cloud: Cloud, agent: AgentProcess, container: Containers
+) -> None:
+    web = container(labels={"tier": "front"}, volumes=["/volume"])
+    spec = cloud.spec()
+    alice = cloud.connection(cloud.alice).session
+    alice.post(
+        f"{cloud.alice.endpoint_override}/v2/images",
+        json={"id": spec.id, "name": "mine", "container_format": "docker"},
+    )
+    agent.start()
+    alpha = cloud.project_id(cloud.alice)
+    request_id = agent.request(
+        web.name,
+        Requester(alpha, "alice"),
+        image_id=spec.id,
+        tag="v7",
+        stores=["glance"],
+        metadata={"ticket": "4711"},
+    )
+    end = agent.witness.outcome(request_id)
+    assert (end["fault"], end["image_id"]) == (None, spec.id)
+    image = raw(cloud, spec.id)
+    assert (image["status"], image["owner"], image["name"]) == ("active", alpha, "mine")
+    assert (image["container_format"], image["disk_format"]) == ("docker", "raw")
+    assert image["tags"] == ["v7"]
+    assert (
+        image.items()
+        >= {
+            "image_type": "snapshot",
+            "instance_uuid": web.id,
+            "base_image_ref": web.attrs["Image"],
+            "user_id": "alice",
+            "owner_id": alpha,
+            "image_location": "snapshot",
+            "image_state": "available",
+            "container_name": web.name,
+            "container_host": agent.host,
+            "snapshot_request_id": request_id,
+            "excluded_volumes": '["/volume"]',
+            "container_labels": '{"tier": "front"}',
+            "meta_ticket": "4711",
+            "snapshot_sha256": end["stores"][0]["digest"].removeprefix("sha256:"),
+        }.items()
+    )
+    assert image["engine_image_id"].startswith("sha256:")
 
 
 @pytest.mark.parametrize("image_id", ["../../v3/users", "x", "", "%2e%2e"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from devstack.layout import StackError
@@ -36,10 +37,33 @@ class Identity:
         _, answer = self._call(method, path, {kind: {**match, **attributes}})
         return str(answer[kind]["id"])
 
-    def grant(self, user: str, project: str, role: str) -> None:
-        """Give a user, by id, a role, by name, on a project, by id."""
-        role_id = self.find("role", name=role)
-        self._call("PUT", f"/projects/{project}/users/{user}/roles/{role_id}")
+    def set_roles(self, user: str, where: str, roles: Iterable[str]) -> None:
+        """Let a user, by id, have these roles, by name, and no others.
+
+        `where` is `system` or `projects/<id>`.
+        """
+        path = f"/{where}/users/{user}/roles"
+        # Keystone's own roles are immutable: an `ensure` that changes nothing is refused too.
+        wanted = {
+            self.find("role", name=name) or self.ensure("role", {"name": name}) for name in roles
+        }
+        _, answer = self._call("GET", path)
+        held = {str(role["id"]) for role in answer["roles"]}
+        for role in wanted - held:
+            self._call("PUT", f"{path}/{role}")
+        for role in held - wanted:
+            self._call("DELETE", f"{path}/{role}")
+
+    def limit(self, service: str, region: str, resource: str, quota: int) -> None:
+        """Set the default quota of what a service, by id, offers in a region."""
+        about = {"service_id": service, "region_id": region, "resource_name": resource}
+        known = self.find("registered_limit", **about)
+        if known:
+            body = {"registered_limit": {"default_limit": quota}}
+            self._call("PATCH", f"/registered_limits/{known}", body)
+        else:  # this one call takes a list
+            limits = {"registered_limits": [{**about, "default_limit": quota}]}
+            self._call("POST", "/registered_limits", limits)
 
     def _call(self, method: str, path: str, body: object = None) -> tuple[Any, Any]:
         status, headers, answer = call(self._port, method, f"/v3{path}", body, self._token)

@@ -13,13 +13,28 @@ from devstack.layout import read_json, write_json, write_text
 from devstack.ports import LOOPBACK, port
 from devstack.wsgi import WsgiService, ini
 
-#: user -> project, roles. `tintype` may also send service tokens, which let an expired token pass.
+#: user -> project, roles. `tintype` has what it needs: the role `tintype`, which Glance's policy
+#: takes for an admin's and nothing else does, and `service`, which may have others' tokens checked.
 USERS = {
-    "tintype": ("service", ("admin", "service")),
+    "tintype": ("service", ("tintype", "service")),
     "glance": ("service", ("service",)),
     "alice": ("alpha", ("member",)),
     "bob": ("beta", ("member",)),
+    "carol": ("alpha", ("reader",)),
 }
+#: What the tests call those whom they act as.
+PEOPLE = {
+    "ADMIN": "admin",
+    "SERVICE": "tintype",
+    "ALICE": "alice",
+    "BOB": "bob",
+    "CAROL": "carol",
+}
+#: Users that see everything: Glance has to, to find quotas.
+SYSTEM_READERS = ("glance",)
+#: Default quota, in images or MiB, of all that Glance may limit: more than any test needs.
+QUOTA = 1_000_000
+QUOTAS = ("image_count_total", "image_count_uploading", "image_size_total", "image_stage_total")
 REGION = "RegionOne"
 
 
@@ -43,8 +58,7 @@ class Keystone(WsgiService):
     def make_data(self, data: Path) -> None:
         """Choose the passwords, make tables and keys, and the administrator."""
         self._configure()
-        passwords = {user: secrets.token_urlsafe(16) for user in ("admin", *USERS)}
-        write_json(data / "passwords.json", passwords)
+        self._choose_passwords()
         user, group = pwd.getpwuid(os.getuid()).pw_name, grp.getgrgid(os.getgid()).gr_name
         owner = (f"--keystone-user={user}", f"--keystone-group={group}")
         for step in (
@@ -53,7 +67,7 @@ class Keystone(WsgiService):
             ("credential_setup", *owner),
             (
                 "bootstrap",
-                f"--bootstrap-password={passwords['admin']}",
+                f"--bootstrap-password={self.password('admin')}",
                 f"--bootstrap-region-id={REGION}",
             ),
         ):
@@ -62,9 +76,17 @@ class Keystone(WsgiService):
     def start(self) -> None:
         """Start Keystone unless it runs, and seed it unless that was done."""
         self._configure()
+        self._choose_passwords()
         super().start()
         image_url = f"http://{LOOPBACK}:{port(self.layout, 'glance')}"
-        wanted = {"identity": self.url, "image": image_url, "users": sorted(USERS)}
+        users = {user: [project, *roles] for user, (project, roles) in USERS.items()}
+        wanted = {
+            "identity": self.url,
+            "image": image_url,
+            "users": users,
+            "system_readers": list(SYSTEM_READERS),
+            "quotas": dict.fromkeys(QUOTAS, QUOTA),
+        }
         stamp = self.home / "data" / "seeded.json"
         if read_json(stamp) != wanted:
             self._seed({"identity": self.url, "image": image_url})
@@ -73,8 +95,7 @@ class Keystone(WsgiService):
     def env(self) -> dict[str, str]:
         """Return the URL, and name, password and project of each user."""
         found = {"TINTYPE_TEST_KEYSTONE_URL": self.url}
-        people = {"ADMIN": "admin", "SERVICE": "tintype", "ALICE": "alice", "BOB": "bob"}
-        for prefix, user in people.items():
+        for prefix, user in PEOPLE.items():
             project = USERS[user][0] if user in USERS else "admin"
             found[f"TINTYPE_TEST_{prefix}_USER"] = user
             found[f"TINTYPE_TEST_{prefix}_PASSWORD"] = self.password(user)
@@ -92,14 +113,24 @@ class Keystone(WsgiService):
         projects = {name: identity.ensure("project", {"name": name}) for name in names}
         for user, (project, roles) in USERS.items():
             user_id = identity.ensure("user", {"name": user}, password=self.password(user))
-            for role in roles:
-                identity.grant(user_id, projects[project], role)
+            identity.set_roles(user_id, f"projects/{projects[project]}", roles)
+            identity.set_roles(user_id, "system", ["reader"] if user in SYSTEM_READERS else [])
         for kind, url in catalogue.items():
             name = {"identity": "keystone", "image": "glance"}[kind]
             service = identity.ensure("service", {"type": kind, "name": name})
             for interface in ("public", "internal", "admin"):
                 match = {"service_id": service, "interface": interface}
                 identity.ensure("endpoint", match, url=url, region_id=REGION)
+            if kind == "image":
+                for resource in QUOTAS:
+                    identity.limit(service, REGION, resource, QUOTA)
+
+    def _choose_passwords(self) -> None:
+        """Choose passwords for the users who have none yet."""
+        path = self.home / "data" / "passwords.json"
+        known = read_json(path)
+        fresh = {user: secrets.token_urlsafe(16) for user in ("admin", *USERS)}
+        write_json(path, fresh | known)
 
     def _configure(self) -> None:
         data = self.home / "data"

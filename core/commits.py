@@ -1,0 +1,338 @@
+"""Commits over REST: a request is promised once its image is reserved and the bus has it.
+
+Three services are asked one after another: the index, the image service and the bus. Each may fail,
+and this process may die between any two of them. So what is about to be promised is recorded first
+(`core.reservation`): whoever comes next, the caller with the same request or a router that tidies
+up, finds there what to go on with or to undo.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
+
+from tintype.core.dispatch import Dispatches
+from tintype.core.errors import (
+    Forbidden,
+    ImageIdSpent,
+    InProgress,
+    Invalid,
+    NotFound,
+    Unavailable,
+    Violation,
+    WrongState,
+)
+from tintype.core.events import COMMIT_CANCEL, COMMIT_REQUEST, Event, Requester, derived_id
+from tintype.core.index import ContainerRecord, Index, SnapshotRecord
+from tintype.core.intake import Validator, check, conflict, request_print
+from tintype.core.ports import Clock, ImageSpec, ImageStatus, ImageStore, Publisher
+from tintype.core.reservation import Reservation, Reservations, ReservationState
+from tintype.core.resolution import check_state, pick
+from tintype.core.snapshot import IMAGE_SERVICE, Snapshot
+
+LOG = logging.getLogger(__name__)
+
+LEASE = timedelta(seconds=60)
+"""How long an attempt has a request to itself; the same request sent again goes on with it then."""
+
+ABANDONED = timedelta(minutes=10)
+"""How long after its lease an attempt counts as dead: its request, if it was published, has come to
+a router by then."""
+
+LOOK_SECONDS = 0.1
+"""How often the answer of another attempt is looked for."""
+
+SHOW, COMMIT, CANCEL = "container:show", "container:commit", "snapshot:cancel"
+"""What a caller may or may not do, in the policy's words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls, and what he may do."""
+
+    requester: Requester
+    may: Callable[[str, str | None], bool]
+    """Tells whether he may do something to what belongs to a project (None: to nobody)."""
+    images: ImageStore | None = None
+    """The image service, with his own token; None where there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Commits:
+    """Takes commit requests over REST. Threads may share it."""
+
+    index: Index
+    reservations: Reservations
+    publisher: Publisher
+    """To the topic of requests. Thread-safe."""
+    clock: Clock
+    validate: Validator
+    default_stores: Sequence[str] = ()
+    """Where images go whose request names no store; none: each host has its own default."""
+    patience: float = 5.0
+    """Seconds for which the answer of the same request, sent just before, is waited for."""
+
+    def submit(
+        self, caller: Caller, payload: Mapping[str, Any], idempotency_key: str | None = None
+    ) -> Reservation:
+        """Promise a snapshot. The same request under the same key gets the first promise again.
+
+        Raises Invalid, RequestConflict, NotFound, Forbidden, WrongState, Refused (an ambiguous
+        name), and what reserving the image raises: TooLarge, Unauthorized, Unavailable. After any
+        error nothing is promised, and no image is left.
+        """
+        check(self.validate(COMMIT_REQUEST, payload))
+        if "accept_by" in payload:
+            raise Invalid("/accept_by: expected nothing, for only routers set it")
+        key = _key_of(caller.requester, payload, idempotency_key)
+        asked = {name: value for name, value in payload.items() if name != "request_id"}
+        asked_print = request_print(Event(COMMIT_REQUEST, asked, caller.requester))
+        known = self.reservations.get(key)
+        if known is not None and _is_kept(known, asked_print):
+            return known
+        record = self._choose(caller, asked)
+        request = self._request(asked, record)
+        wanted = Reservation(
+            key=key,
+            fingerprint=asked_print,
+            container_uuid=record.uuid,
+            image_id=asked.get("image_id"),
+            holder=str(uuid.uuid4()),
+            lease=self.clock.now() + LEASE,
+            reserves=self._reserves(caller, request),
+        )
+        mine = self._open(wanted)
+        if mine.state is not ReservationState.KEPT:
+            self._promise(caller, mine, request, record)
+        return mine
+
+    def cancel(self, caller: Caller, snapshot: SnapshotRecord) -> None:
+        """Have a snapshot stopped. Raises WrongState when it has ended, Forbidden, Unavailable."""
+        snapshot_id = snapshot.payload["snapshot_id"]
+        if not caller.may(CANCEL, snapshot.payload["project_id"]):
+            raise Forbidden(f"your roles do not allow you to cancel snapshot {snapshot_id}")
+        if snapshot.payload["finished_at"] is not None:
+            raise WrongState(
+                f"snapshot {snapshot_id} has ended: to be rid of it, delete its image"
+                f" {snapshot.payload['image_id']}"
+            )
+        payload = {"request_id": snapshot.request_id}
+        event_id = str(uuid.uuid4())
+        self.publisher.publish(Event(COMMIT_CANCEL, payload, caller.requester, event_id))
+
+    # What is asked for
+
+    def _choose(self, caller: Caller, asked: Mapping[str, Any]) -> ContainerRecord:
+        record = find_container(self.index, caller, asked["container"], asked.get("host"))
+        if not caller.may(COMMIT, record.project_id):
+            raise Forbidden(f"your roles do not allow you to snapshot {asked['container']!r}")
+        check_state(asked["container"], record.state)
+        return record
+
+    def _request(self, asked: Mapping[str, Any], record: ContainerRecord) -> dict[str, Any]:
+        """Return the request as the bus is to see it, but for its ids."""
+        request = {**asked, "container": record.uuid}
+        if self.default_stores:
+            request.setdefault("stores", list(self.default_stores))
+        return request
+
+    def _reserves(self, caller: Caller, request: Mapping[str, Any]) -> bool:
+        """Tell whether an image is to be reserved; check the one that the caller has reserved."""
+        if caller.images is None or IMAGE_SERVICE not in request.get("stores", ()):
+            return False
+        image_id = request.get("image_id")
+        if image_id is not None:
+            _check_reserved(caller.images, image_id, caller.requester)
+        return image_id is None
+
+    # The promise
+
+    def _open(self, wanted: Reservation) -> Reservation:
+        """Record what is about to be promised, or return what was promised before."""
+        give_up = time.monotonic() + self.patience
+        while True:
+            stored = self.reservations.open(wanted, self.clock.now())
+            if _is_kept(stored, wanted.fingerprint) or stored.holder == wanted.holder:
+                return stored
+            if time.monotonic() >= give_up:
+                raise InProgress(
+                    f"/request_id: {wanted.key} is just being answered; send it again for the"
+                    " answer"
+                )
+            time.sleep(LOOK_SECONDS)
+
+    def _promise(
+        self,
+        caller: Caller,
+        mine: Reservation,
+        request: Mapping[str, Any],
+        record: ContainerRecord,
+    ) -> None:
+        """Reserve the image and publish the request, or leave nothing of both."""
+        payload = {**request, "request_id": mine.request_id}
+        published = False
+        try:
+            if mine.reserves:
+                assert caller.images is not None
+                payload["image_id"] = mine.promised_image_id
+                _reserve(caller.images, mine, payload, record, caller.requester)
+            event = Event(COMMIT_REQUEST, payload, caller.requester, mine.request_id)
+            self.publisher.publish(event)
+            published = True
+        finally:
+            if not published:
+                self._withdraw(caller, mine)
+        self._keep(mine, event, record)
+
+    def _keep(self, mine: Reservation, request: Event, record: ContainerRecord) -> None:
+        """Record what was promised. It holds even if that fails: the bus has the request."""
+        now = self.clock.now().isoformat()
+        begun = Snapshot.begin(request, host=record.host or "", created_at=now)
+        known = replace(
+            begun,
+            container_uuid=record.uuid,
+            container_name=record.name,
+            engine_container_id=record.facts.get("engine_id"),
+        )
+        event_id = derived_id(mine.request_id, "promised")
+        seen = {
+            "event_id": event_id,
+            **known.public("queued"),
+            "image_id": mine.promised_image_id,
+        }
+        try:
+            self.reservations.replace(replace(mine, state=ReservationState.KEPT))
+            self.index.note([SnapshotRecord.promised(seen)])
+        except Unavailable as error:
+            LOG.warning("request %s is promised, but not recorded: %s", mine.request_id, error)
+
+    def _withdraw(self, caller: Caller, mine: Reservation) -> None:
+        """Take an attempt back, if it is still this one's, and delete its image.
+
+        What fails here is left to the routers (`Tidier`).
+        """
+        leftovers = (mine.promised_image_id,) if mine.reserves else ()
+        withdrawn = replace(mine, state=ReservationState.WITHDRAWN, leftovers=leftovers)
+        try:
+            if self.reservations.replace(withdrawn) and leftovers:
+                assert caller.images is not None
+                caller.images.discard(mine.promised_image_id)
+                self.reservations.replace(replace(withdrawn, leftovers=()))
+        except (Unavailable, Forbidden, NotFound) as error:
+            LOG.warning("request %s: its image is left to the routers: %s", mine.key, error)
+
+
+@dataclass(frozen=True, slots=True)
+class Tidier:
+    """Goes on with what REST services have left behind; for routers."""
+
+    reservations: Reservations
+    dispatches: Dispatches
+    index: Index
+    images: ImageStore | None
+    """The image service; None: what is left there stays until somebody has one."""
+    clock: Clock
+
+    def sweep(self) -> int:
+        """Settle what was abandoned and delete its images; return how many. Raises Unavailable."""
+        now = self.clock.now()
+        rows = self.reservations.claim(now - ABANDONED, now, now + LEASE)
+        for row in rows:
+            settled = self._settled(row) if row.state is ReservationState.OPEN else row
+            if settled.leftovers and self.images is not None:
+                for image_id in settled.leftovers:
+                    self.images.discard(image_id)
+                self.reservations.replace(replace(settled, leftovers=()))
+        return len(rows)
+
+    def _settled(self, row: Reservation) -> Reservation:
+        """Return what has become of an attempt whose holder died: published, or never."""
+        snapshot = self.index.snapshot(row.request_id)
+        told = snapshot is not None and snapshot.told
+        if told or self.dispatches.get(row.request_id) is not None:
+            settled = replace(row, state=ReservationState.KEPT)
+        else:
+            leftovers = (row.promised_image_id,) if row.reserves else ()
+            settled = replace(row, state=ReservationState.WITHDRAWN, leftovers=leftovers)
+            LOG.warning("request %s was promised to nobody: taken back", row.key)
+        return settled if self.reservations.replace(settled) else row
+
+
+def find_container(
+    index: Index, caller: Caller, ident: str, host: str | None = None
+) -> ContainerRecord:
+    """Return the container that a caller means; what he may not see is not there for him.
+
+    Raises NotFound, Refused (an ambiguous name), Unavailable.
+    """
+    seen = [record for record in index.find(ident) if caller.may(SHOW, record.project_id)]
+    return pick(seen, ident, host, lambda record: True)
+
+
+def _key_of(requester: Requester, payload: Mapping[str, Any], idempotency_key: str | None) -> str:
+    """Return under which key a request is kept: one that was not given is drawn."""
+    given = payload.get("request_id")
+    if given is not None and idempotency_key not in (None, given):
+        raise Invalid("/request_id: expected the same as the Idempotency-Key, or only one of both")
+    if given is not None:
+        return str(given).lower()
+    if idempotency_key is None:
+        return str(uuid.uuid4())
+    who = (requester.project_id or "", requester.user_id or "")
+    return derived_id(*who, "idempotency-key", idempotency_key)
+
+
+def _is_kept(known: Reservation, asked_print: str) -> bool:
+    """Tell whether this very request was promised. Raises RequestConflict if another one was."""
+    if known.fingerprint != asked_print:
+        raise conflict(known.key)
+    return known.state is ReservationState.KEPT
+
+
+def _check_reserved(images: ImageStore, image_id: str, requester: Requester) -> None:
+    """Refuse the id of an image that does not wait for data of the caller's project."""
+    try:
+        image = images.describe(image_id)
+    except NotFound:
+        got = "no such image"
+    else:
+        mine = image.owner in (None, requester.project_id)
+        if mine and image.status is ImageStatus.QUEUED:
+            return
+        got = f"one that is {image.status}" if mine else "no such image"
+    wrong = Violation("/image_id", "an image of yours that waits for data", got)
+    raise Invalid(str(wrong), [wrong])
+
+
+def _reserve(
+    images: ImageStore,
+    mine: Reservation,
+    payload: Mapping[str, Any],
+    record: ContainerRecord,
+    requester: Requester,
+) -> None:
+    """Create the image on the caller's behalf; the agent adds what only it knows."""
+    properties = {
+        "image_type": "snapshot",
+        "instance_uuid": record.uuid,
+        "snapshot_request_id": mine.request_id,
+    }
+    spec = ImageSpec(
+        id=mine.promised_image_id,
+        name=payload["image_name"],
+        tag=payload.get("tag", "latest"),
+        owner=requester.project_id,
+        visibility=payload.get("visibility", "private"),
+        properties=properties,
+    )
+    try:
+        images.reserve(spec)
+    except ImageIdSpent as error:
+        raise Unavailable(
+            f"image {spec.id} was deleted meanwhile; send the request again"
+        ) from error

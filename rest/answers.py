@@ -1,0 +1,69 @@
+"""Answers that are errors, in OpenStack's form: `{"errors": [{"status": 404, ...}]}`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import falcon
+
+from tintype.core.errors import Invalid, TintypeError, Unavailable, Violation
+
+RETRY_SECONDS = 5
+"""When to try again what was unavailable."""
+
+REQUEST_ID = "openstack.request_id"
+"""Where oslo.middleware puts the request's id."""
+
+
+def answer_error(
+    request: falcon.Request, response: falcon.Response, error: Exception, _: dict[str, Any]
+) -> None:
+    """Answer one of our own errors."""
+    assert isinstance(error, TintypeError)
+    response.status = error.code
+    if isinstance(error, Unavailable):
+        response.set_header("Retry-After", str(RETRY_SECONDS))
+    violations = error.violations if isinstance(error, Invalid) else ()
+    code = type(error).__name__
+    response.media = error_body(request, error.code, code, str(error), violations)
+
+
+def serialize_http_error(
+    request: falcon.Request, response: falcon.Response, error: falcon.HTTPError
+) -> None:
+    """Answer falcon's errors (no such path, wrong method, a defect) in the same form."""
+    detail = error.description or error.title or ""
+    response.media = error_body(request, error.status_code, type(error).__name__, detail)
+
+
+def unavailable(
+    environ: dict[str, Any], start_response: Callable[..., Any], detail: str
+) -> list[bytes]:
+    """Answer 503 where falcon is not asked yet."""
+    error = {**_common(503, "Unavailable", environ.get(REQUEST_ID)), "detail": detail}
+    headers = [("Content-Type", "application/json"), ("Retry-After", str(RETRY_SECONDS))]
+    start_response("503 Service Unavailable", headers)
+    return [json.dumps({"errors": [error]}).encode()]
+
+
+def error_body(
+    request: falcon.Request,
+    status: int,
+    code: str,
+    detail: str,
+    violations: Sequence[Violation] = (),
+) -> dict[str, Any]:
+    """Return the body: one error, or one for each violation with its JSON pointer."""
+    common = _common(status, code, request.env.get(REQUEST_ID))
+    if not violations:
+        return {"errors": [{**common, "detail": detail}]}
+    return {
+        "errors": [{**common, "detail": str(each), "pointer": each.pointer} for each in violations]
+    }
+
+
+def _common(status: int, code: str, request_id: str | None) -> dict[str, Any]:
+    title = falcon.code_to_http_status(status).partition(" ")[2]
+    return {"status": status, "code": code, "title": title, "request_id": request_id}

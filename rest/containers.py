@@ -1,0 +1,131 @@
+"""`/v1/containers`: what there is to snapshot, and the call that does it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import falcon
+
+from tintype.core.commits import Caller, Commits, find_container
+from tintype.core.errors import Forbidden, Invalid, Violation
+from tintype.core.index import CONTAINER_FIELDS, ContainerRecord, Index
+from tintype.rest.identity import Identify
+from tintype.rest.paging import next_page
+from tintype.rest.reading import flag, json_object, parameters, query_of
+
+SORTS = ("uuid", *CONTAINER_FIELDS)
+PARAMETERS = (*CONTAINER_FIELDS[:-1], "sort_key", "sort_dir", "limit", "marker", "all_projects")
+
+KEY_LENGTH = 255
+"""Characters of an Idempotency-Key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Containers:
+    """`GET /v1/containers`."""
+
+    identify: Identify
+    index: Index
+
+    def on_get(self, request: falcon.Request, response: falcon.Response) -> None:
+        """Answer with a page of the caller's containers."""
+        caller = self.identify(request)
+        given = parameters(request, PARAMETERS)
+        query = query_of(
+            given,
+            filters=CONTAINER_FIELDS[:-1],
+            sorts=SORTS,
+            project_id=project_seen(caller, "container", everybodys=flag(given, "all_projects")),
+            newest_first=False,
+        )
+        found = self.index.list_containers(query)
+        page = {"containers": [shown(record) for record in found]}
+        last = found[-1].uuid if len(found) == query.limit else None
+        response.media = page | next_page(request, last)
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """`GET /v1/containers/{ident}`."""
+
+    identify: Identify
+    index: Index
+
+    def on_get(self, request: falcon.Request, response: falcon.Response, ident: str) -> None:
+        """Answer with one container, by uuid, engine id or name."""
+        caller = self.identify(request)
+        given = parameters(request, ("host",))
+        response.media = shown(find_container(self.index, caller, ident, given.get("host")))
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """`POST /v1/containers/{ident}/commit`."""
+
+    identify: Identify
+    commits: Commits
+    most_bytes: int
+
+    def on_post(self, request: falcon.Request, response: falcon.Response, ident: str) -> None:
+        """Promise a snapshot: answer 202 with all ids; the snapshot has only begun."""
+        caller = self.identify(request)
+        payload = _payload(request, ident, self.most_bytes)
+        promise = self.commits.submit(caller, payload, _idempotency_key(request))
+        response.status = falcon.HTTP_202
+        response.location = f"/v1/snapshots/{promise.answer['snapshot_id']}"
+        response.media = dict(promise.answer)
+
+
+def project_seen(caller: Caller, kind: str, *, everybodys: bool) -> str | None:
+    """Return the project whose things a list shows; None: all. Raises Forbidden."""
+    own = caller.requester.project_id
+    if not caller.may(f"{kind}:list", own):
+        raise Forbidden(f"your roles do not allow you to list {kind}s")
+    if everybodys and not caller.may(f"{kind}:list_all", own):
+        raise Forbidden("all_projects: your roles do not allow it")
+    return None if everybodys else own
+
+
+def shown(record: ContainerRecord) -> dict[str, Any]:
+    """Return what a caller sees of a container."""
+    facts = record.facts
+    return {
+        "uuid": record.uuid,
+        "name": record.name,
+        "host": record.host,
+        "state": facts.get("state"),
+        "image": facts.get("image"),
+        "project_id": record.project_id,
+        "user_id": facts.get("user_id"),
+        "labels": facts.get("labels", {}),
+        "engine_container_id": facts.get("engine_id"),
+        "created_at": facts.get("created_at"),
+    }
+
+
+def _payload(request: falcon.Request, ident: str, most_bytes: int) -> dict[str, Any]:
+    """Merge path, body and query: the spec's body `{"image-name": ...}`, zunclient's query."""
+    given = parameters(request, ("repository", "tag"))
+    payload: dict[str, Any] = {}
+    for name, value in json_object(request, most_bytes).items():
+        field = name.replace("-", "_")
+        if field in payload:
+            wrong = Violation(f"/{name}", "each field once, with - or with _", "both")
+            raise Invalid(str(wrong), [wrong])
+        payload[field] = value
+    if "container" in payload:
+        wrong = Violation("/container", "nothing, for the path names it", "it")
+        raise Invalid(str(wrong), [wrong])
+    for parameter, field in (("repository", "image_name"), ("tag", "tag")):
+        if parameter in given:
+            payload.setdefault(field, given[parameter])
+    return {**payload, "container": ident}
+
+
+def _idempotency_key(request: falcon.Request) -> str | None:
+    """Return the header of IETF's draft-ietf-httpapi-idempotency-key-header, as it stands."""
+    key = request.get_header("Idempotency-Key")
+    if key is not None and not (0 < len(key) <= KEY_LENGTH and key.isascii() and key.isprintable()):
+        raise Invalid(f"Idempotency-Key: expected 1 to {KEY_LENGTH} printable ASCII characters")
+    return key

@@ -1,0 +1,345 @@
+"""The service's description in OpenAPI 3.1, made of the same schemas that the bus keeps to."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tintype import __version__
+from tintype.core.events import COMMIT_REQUEST
+from tintype.core.index import CONTAINER_FIELDS, SNAPSHOT_FIELDS
+from tintype.rest.containers import KEY_LENGTH
+from tintype.rest.containers import SORTS as CONTAINER_SORTS
+from tintype.rest.reading import LIMIT_DEFAULT, LIMIT_MOST
+from tintype.rest.snapshots import SORTS as SNAPSHOT_SORTS
+from tintype.schemas import SCHEMAS
+
+Json = dict[str, Any]
+
+NOT_IN_BODIES = frozenset({"container", "accept_by"})
+"""Fields of a request that the path says, or that only routers set."""
+
+COMMIT_WORDS = """\
+Answers once the image is reserved and the bus has the request; the snapshot goes on by itself. Poll
+the `Location`, or wait for `image.snapshot.end` or `.error` on the bus.
+
+Fields may be written with dashes (`image-name`), as in Zun's specification. Its clients send
+`?repository=NAME&tag=TAG` without a body, which is understood as well."""
+
+_ERRORS: Mapping[int, str] = {
+    400: "The request is wrong: each fault is named, with its JSON pointer.",
+    401: "No token, or one that is not valid.",
+    403: "Your roles do not allow it.",
+    404: "There is no such thing, or none that you may see.",
+    406: "Answers are JSON.",
+    409: "Not in this state; or an ambiguous name; or the same key with another request.",
+    413: "A quota is reached, or the body is too long.",
+    415: "Bodies are JSON.",
+    503: "Something needed is away. Nothing was promised; try again after Retry-After.",
+}
+
+
+def document() -> Json:
+    """Return the whole description."""
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Tintype",
+            "version": __version__,
+            "description": "Snapshots of running containers, driven by the message bus.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "security": [{"token": []}],
+        "paths": {**_containers(), **_snapshots(), **_open()},
+        "components": {
+            "securitySchemes": {
+                "token": {
+                    "type": "apiKey",
+                    "in": "header",
+                    "name": "X-Auth-Token",
+                    "description": "A token of Keystone's, scoped to a project.",
+                }
+            },
+            "schemas": {
+                "CommitRequest": commit_body(),
+                "Promise": _PROMISE,
+                "Container": _CONTAINER,
+                "Snapshot": _plain(SCHEMAS["image.snapshot"]),
+                "Version": _VERSION,
+                "Errors": _ERRORS_BODY,
+            },
+            "headers": {
+                "RequestId": {
+                    "description": "Id of this request, `req-` and a uuid.",
+                    "required": True,
+                    "schema": {"type": "string"},
+                }
+            },
+        },
+    }
+
+
+def commit_body() -> Json:
+    """Return the schema of a commit request's body: the bus's, but for what the path says."""
+    schema = _plain(SCHEMAS[COMMIT_REQUEST])
+    schema["properties"] = {
+        name: rule for name, rule in schema["properties"].items() if name not in NOT_IN_BODIES
+    }
+    schema["required"] = [name for name in schema["required"] if name not in NOT_IN_BODIES]
+    return schema
+
+
+def _plain(schema: Mapping[str, Any]) -> Json:
+    """Return a copy of a schema without what only this project's own validator reads."""
+    plain: Json = _without(copy.deepcopy(dict(schema)))
+    for name in ("$schema", "$id"):
+        plain.pop(name, None)
+    return plain
+
+
+def _without(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without(item) for key, item in value.items() if key != "x-expected"}
+    return [_without(item) for item in value] if isinstance(value, list) else value
+
+
+def _containers() -> Json:
+    ident = _parameter("ident", "path", "Uuid, engine id (or 12 or more of its start) or name.")
+    key = _parameter(
+        "Idempotency-Key",
+        "header",
+        "The same key with the same request gets the first answer again. In place of `request_id`.",
+        {"type": "string", "minLength": 1, "maxLength": KEY_LENGTH, "pattern": "^[ -~]+$"},
+    )
+    accepted = _answer("The snapshot is promised.", "Promise")
+    accepted["headers"]["Location"] = {
+        "description": "Where to look how it stands.",
+        "required": True,
+        "schema": {"type": "string"},
+    }
+    commit = _operation(
+        "commit", "Snapshot a container", {"202": accepted}, (400, 401, 403, 404, 409, 413, 415)
+    )
+    host = _parameter("host", "query", "Where several hosts have one of this name.")
+    return {
+        "/v1/containers": {
+            "get": {
+                **_list_operation("Container", "containers"),
+                "parameters": _list_parameters(CONTAINER_FIELDS[:-1], CONTAINER_SORTS),
+            }
+        },
+        "/v1/containers/{ident}": {
+            "parameters": [ident],
+            "get": {
+                **_operation(
+                    "showContainer",
+                    "Show a container",
+                    {"200": _answer("The container.", "Container")},
+                    (400, 401, 403, 404, 409),
+                ),
+                "parameters": [host],
+            },
+        },
+        "/v1/containers/{ident}/commit": {
+            "parameters": [ident],
+            "post": {
+                **commit,
+                "description": COMMIT_WORDS,
+                "parameters": [key],
+                "requestBody": {"required": True, "content": _json("CommitRequest")},
+            },
+        },
+    }
+
+
+def _snapshots() -> Json:
+    ident = _parameter(
+        "ident", "path", "Snapshot id or request id.", {"type": "string", "format": "uuid"}
+    )
+    shown = _answer("The snapshot, as its latest event tells.", "Snapshot")
+    return {
+        "/v1/snapshots": {
+            "get": {
+                **_list_operation("Snapshot", "snapshots"),
+                "parameters": _list_parameters(SNAPSHOT_FIELDS[:-1], SNAPSHOT_SORTS),
+            }
+        },
+        "/v1/snapshots/{ident}": {
+            "parameters": [ident],
+            "get": _operation(
+                "showSnapshot", "Show a snapshot", {"200": shown}, (400, 401, 403, 404)
+            ),
+            "delete": _operation(
+                "cancelSnapshot",
+                "Stop a snapshot",
+                {"202": _answer("It is told to stop; its outcome is an event.", "Snapshot")},
+                (400, 401, 403, 404, 409),
+            ),
+        },
+    }
+
+
+def _open() -> Json:
+    """Return the paths that need no token."""
+    versions = {
+        "type": "object",
+        "properties": {
+            "name": {"const": "tintype"},
+            "version": {"type": "string"},
+            "default_version": {"$ref": "#/components/schemas/Version"},
+            "versions": {"type": "array", "items": {"$ref": "#/components/schemas/Version"}},
+        },
+        "required": ["name", "version", "default_version", "versions"],
+    }
+    return {
+        "/": _get("versions", "List versions", _body("What is served here.", versions)),
+        "/v1": _get("version", "Show the version", _answer("The version.", "Version")),
+        "/openapi.json": _get(
+            "openapi", "Describe this service", _body("This document.", {"type": "object"})
+        ),
+    }
+
+
+def _get(operation_id: str, summary: str, answer: Json) -> Json:
+    operation = _operation(operation_id, summary, {"200": answer}, ())
+    return {"get": {**operation, "security": []}}
+
+
+def _operation(
+    operation_id: str, summary: str, answers: Mapping[str, Any], errors: Sequence[int]
+) -> Json:
+    return {
+        "operationId": operation_id,
+        "summary": summary,
+        "responses": {
+            **answers,
+            **{str(code): _answer(_ERRORS[code], "Errors") for code in (*errors, 406, 503)},
+        },
+    }
+
+
+def _list_operation(kind: str, name: str) -> Json:
+    page = {
+        "type": "object",
+        "properties": {
+            name: {"type": "array", "items": {"$ref": f"#/components/schemas/{kind}"}},
+            "links": {"type": "array", "items": _LINK},
+        },
+        "required": [name],
+        "additionalProperties": False,
+    }
+    answers = {"200": _body(f"A page of {name}; `links` where there may be another.", page)}
+    return _operation(f"list{kind}s", f"List {name}", answers, (400, 401, 403, 404))
+
+
+def _list_parameters(filters: Sequence[str], sorts: Sequence[str]) -> list[Json]:
+    return [
+        *(_parameter(name, "query", f"Only those with this {name}.") for name in filters),
+        _parameter("sort_key", "query", "What orders them.", {"enum": list(sorts)}),
+        _parameter("sort_dir", "query", "Which way.", {"enum": ["asc", "desc"]}),
+        _parameter(
+            "limit",
+            "query",
+            "Records on a page.",
+            {"type": "integer", "minimum": 1, "maximum": LIMIT_MOST, "default": LIMIT_DEFAULT},
+        ),
+        _parameter("marker", "query", "Id of the last record of the page before."),
+        _parameter(
+            "all_projects",
+            "query",
+            "Those of all projects; for admins.",
+            {"type": "boolean", "default": False},
+        ),
+    ]
+
+
+def _parameter(name: str, where: str, words: str, schema: Json | None = None) -> Json:
+    return {
+        "name": name,
+        "in": where,
+        "description": words,
+        "required": where == "path",
+        "schema": schema or {"type": "string", "minLength": 1},
+    }
+
+
+def _answer(words: str, schema: str) -> Json:
+    return _body(words, {"$ref": f"#/components/schemas/{schema}"})
+
+
+def _body(words: str, schema: Json) -> Json:
+    return {
+        "description": words,
+        "headers": {"X-Openstack-Request-Id": {"$ref": "#/components/headers/RequestId"}},
+        "content": {"application/json": {"schema": schema}},
+    }
+
+
+def _json(schema: str) -> Json:
+    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
+
+
+def _object(required: Mapping[str, Any], optional: Mapping[str, Any] | None = None) -> Json:
+    return {
+        "type": "object",
+        "properties": {**required, **(optional or {})},
+        "required": list(required),
+        "additionalProperties": False,
+    }
+
+
+_TEXT: Json = {"type": "string"}
+_OPTIONAL: Json = {"type": ["string", "null"]}
+_UUID: Json = {"type": "string", "format": "uuid"}
+_LINK = _object({"rel": _TEXT, "href": _TEXT})
+_PROMISE = _object(
+    {
+        "uuid": {**_UUID, "description": "The image, as Zun answers."},
+        "image_id": {**_UUID, "description": "The image, to be polled in Glance from now on."},
+        "snapshot_id": _UUID,
+        "request_id": {**_UUID, "description": "Id of the request on the bus."},
+        "container_uuid": _TEXT,
+    }
+)
+_CONTAINER = _object(
+    {
+        "uuid": _TEXT,
+        "name": _OPTIONAL,
+        "host": _OPTIONAL,
+        "state": {**_OPTIONAL, "description": "Running, Stopped, Paused or Other."},
+        "image": _OPTIONAL,
+        "project_id": _OPTIONAL,
+        "user_id": _OPTIONAL,
+        "labels": {"type": "object", "additionalProperties": _TEXT},
+        "engine_container_id": _OPTIONAL,
+        "created_at": _OPTIONAL,
+    }
+)
+_VERSION = _object(
+    {
+        "id": {"const": "v1"},
+        "status": {"const": "CURRENT"},
+        "min_version": _TEXT,
+        "max_version": _TEXT,
+        "links": {"type": "array", "items": _LINK},
+    }
+)
+_ERRORS_BODY = _object(
+    {
+        "errors": {
+            "type": "array",
+            "minItems": 1,
+            "items": _object(
+                {
+                    "status": {"type": "integer"},
+                    "code": _TEXT,
+                    "title": _TEXT,
+                    "detail": _TEXT,
+                    "request_id": _OPTIONAL,
+                },
+                {"pointer": {**_TEXT, "description": "JSON pointer to what is wrong (RFC 6901)."}},
+            ),
+        }
+    }
+)

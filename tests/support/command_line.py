@@ -1,0 +1,92 @@
+"""Run the `tintype` command in this process, or in one of its own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from tintype.cli import main
+
+
+class Ended:
+    """What a command left behind."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code = code
+        self.out = out
+        self.err = err
+
+    def failed(self, *words: str) -> str:
+        """Return the one line on stderr with which the command failed."""
+        assert self.code == 1, self.out + self.err
+        assert self.out == ""
+        (line,) = self.err.splitlines()
+        for word in words:
+            assert word in line
+        assert "Traceback" not in line
+        return line
+
+    def worked(self) -> str:
+        """Return the output of a command that worked."""
+        assert self.code == 0, self.err
+        return self.out
+
+
+Run = Callable[..., Ended]
+
+
+def run_here(capsys: pytest.CaptureFixture[str], *arguments: object) -> Ended:
+    """Run the command in this process."""
+    loggers = logging.getLogger(), logging.getLogger("keystoneauth")
+    handlers, levels = list(loggers[0].handlers), [logger.level for logger in loggers]
+    try:
+        code = main([str(argument) for argument in arguments])
+    except SystemExit as end:  # argparse and cliff's help
+        code = int(end.code or 0)
+    finally:
+        # cliff adds a handler for each command, bound to the stderr of the time.
+        loggers[0].handlers[:] = handlers
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+    return Ended(code, *capsys.readouterr())
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Return the environment without anything that tells a command who asks, and whom."""
+    kept = {name: value for name, value in os.environ.items() if not names_a_cloud(name)}
+    return {**kept, **more}
+
+
+def names_a_cloud(name: str) -> bool:
+    """Tell whether a variable is one of those that credentials are read from."""
+    return name.startswith("OS_") or name == "TINTYPE_ENDPOINT"
+
+
+def start(
+    *command: object, env: Mapping[str, str] | None = None, out: int = subprocess.PIPE
+) -> subprocess.Popen[str]:
+    """Start `tintype`, or with an absolute path another command, in a process of its own."""
+    words = [str(word) for word in command]
+    if not Path(words[0]).is_absolute():
+        words = [sys.executable, "-m", "tintype", *words]
+    return subprocess.Popen(
+        words,
+        env=environment() if env is None else env,
+        stdin=subprocess.DEVNULL,
+        stdout=out,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd="/",
+    )
+
+
+def ended(process: subprocess.Popen[str], seconds: float = 60) -> Ended:
+    """Wait for a process."""
+    out, err = process.communicate(timeout=seconds)
+    return Ended(process.returncode, out or "", err)

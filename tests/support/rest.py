@@ -1,0 +1,230 @@
+"""The REST service under gunicorn, in front of one host and a router, all real."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from tests.support.agent import (
+    AgentProcess,
+    ListenerProcess,
+    bus_options,
+    glance_options,
+)
+from tests.support.openstack import Cloud
+from tests.support.rabbit import until
+from tintype.adapters.openstack_access import GlanceSettings
+
+SERVICE_TYPES = {"container-snapshot": "", "container": "/v1"}
+"""What the service is in Keystone's catalogue, and with which path: ours, and Zun's."""
+
+
+class ApiProcess(ListenerProcess):
+    """A gunicorn with the REST service; its configuration is a listener's, and more."""
+
+    url = ""
+
+    def start(self, *, kill_at: int | None = None) -> None:
+        """Start gunicorn on a free port, the same one again after a restart."""
+        assert kill_at is None
+        port = self.url.rpartition(":")[2] or "0"
+        command = [sys.executable, "-m", "gunicorn", "tintype.wsgi:application"]
+        options = ["--workers=2", "--threads=8", "--timeout=60", f"--bind=127.0.0.1:{port}"]
+        self._starts = self.log().count("Booting worker") + 2
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*command, *options],
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                env={
+                    **os.environ,
+                    "PYTHONPATH": os.environ.get("TINTYPE_OVERLAY", ""),
+                    "OS_TINTYPE_CONFIG_FILES": str(self.config),
+                },
+            )
+
+    def await_up(self) -> None:
+        """Wait until both workers are there."""
+        until(lambda: self.log().count("Booting worker") >= self._starts, "gunicorn to be up")
+        self.url = re.findall(r"Listening at: (http://\S+)", self.log())[-1]
+        until(self._answers, "the service to answer")
+
+    def _answers(self) -> bool:
+        try:
+            return requests.get(f"{self.url}/", timeout=5).ok
+        except requests.ConnectionError:
+            return False
+
+    def kill(self) -> None:
+        """Kill the whole server, workers included, as a power cut would."""
+        assert self.process is not None
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        self.process.kill()
+        for child in children.split():
+            os.kill(int(child), signal.SIGKILL)
+        self.process.wait()
+
+
+class Site:
+    """One host, one router and the REST service, with an index and an exchange of their own."""
+
+    def __init__(
+        self,
+        folder: Path,
+        agent: AgentProcess,
+        cloud: Cloud,
+        *,
+        glance_url: str | None = None,
+    ) -> None:
+        self.agent = agent
+        self.cloud = cloud
+        bus = bus_options(agent.broker, agent.exchange, agent.requests)
+        index = {
+            "index_url": f"sqlite:///{folder}/index.sqlite",
+            "pool": f"pool-{agent.exchange}",
+            "stores": "glance",
+            "host_timeout": 20,
+            "grace": 2,
+            "unknown_timeout": 1,
+        }
+        self.router = ListenerProcess(folder, "router")
+        self.router.options = {
+            "listener": {"roles": "router"},
+            "agent": {"host": "router", "state_dir": folder / "router"},
+            "router": index,
+            "bus": bus,
+            "glance": glance_options(cloud),
+        }
+        self.api = ApiProcess(folder, "api")
+        glance = glance_options(cloud)
+        self.api.options = {
+            "agent": {"host": "api", "state_dir": folder / "api"},
+            "router": index,
+            "bus": bus,
+            "glance": {**glance, "endpoint_override": glance_url or glance["endpoint_override"]},
+            "keystone_authtoken": authtoken_options(cloud),
+        }
+
+    def start(self) -> None:
+        """Start all, and wait until they are up."""
+        for process in (self.agent, self.router, self.api):
+            process.start()
+        for process in (self.agent, self.router, self.api):
+            process.await_up()
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        person: GlanceSettings | None = None,
+        *,
+        token: str | None = None,
+        **options: Any,
+    ) -> requests.Response:
+        """Call the service as somebody, and check what every answer has."""
+        headers = dict(options.pop("headers", {}))
+        if person is not None:
+            token = self.cloud.token(person)
+        if token is not None:
+            headers["X-Auth-Token"] = token
+        response = requests.request(
+            method, f"{self.api.url}{path}", headers=headers, timeout=60, **options
+        )
+        assert re.fullmatch(r"req-[0-9a-f-]{36}", response.headers["X-Openstack-Request-Id"])
+        return response
+
+    def commit(
+        self, container: str, person: GlanceSettings, name: str = "test/rest", **fields: Any
+    ) -> requests.Response:
+        """Ask for a snapshot as somebody."""
+        headers = fields.pop("headers", {})
+        body = {"image-name": name, **fields}
+        path = f"/v1/containers/{container}/commit"
+        return self.call("POST", path, person, json=body, headers=headers)
+
+    def known(self, ident: str, state: str = "Running") -> None:
+        """Wait until the index knows a container in a state."""
+        admin = self.cloud.token(self.cloud.admin)
+
+        def seen() -> bool:
+            answer = self.call("GET", f"/v1/containers/{ident}", token=admin)
+            return answer.ok and answer.json()["state"] == state
+
+        until(seen, f"container {ident} to be known as {state}")
+
+    def ended(self, snapshot_id: str) -> dict[str, Any]:
+        """Wait for a snapshot to end, and return it."""
+        admin = self.cloud.token(self.cloud.admin)
+        path = f"/v1/snapshots/{snapshot_id}"
+        until(
+            lambda: self.call("GET", path, token=admin).json().get("finished_at") is not None,
+            f"snapshot {snapshot_id} to end",
+        )
+        return dict(self.call("GET", path, token=admin).json())
+
+    @contextmanager
+    def in_catalogue(self) -> Iterator[None]:
+        """Have Keystone's catalogue name the service, for clients that look there."""
+        identity = self.cloud.connection(self.cloud.admin).identity
+        made = []
+        try:
+            for kind, path in SERVICE_TYPES.items():
+                service = identity.create_service(type=kind, name=f"tintype-{uuid.uuid4().hex[:8]}")
+                made.append(service)
+                identity.create_endpoint(
+                    service_id=service.id,
+                    interface="public",
+                    url=f"{self.api.url}{path}",
+                    region_id="RegionOne",
+                )
+            yield
+        finally:
+            for service in made:
+                identity.delete_service(service)
+
+    def close(self) -> None:
+        """End what still runs; the agent is its fixture's."""
+        for process in (self.api, self.router):
+            process.close()
+            print(f"--- {process.host}\n{process.log()}")  # pytest shows it where a test fails
+
+
+def authtoken_options(cloud: Cloud) -> dict[str, object]:
+    """Return what keystonemiddleware needs; no cache, so that a revocation counts at once."""
+    return {
+        "auth_type": "password",
+        "auth_url": cloud.service.auth_url,
+        "www_authenticate_uri": cloud.service.auth_url,
+        "username": cloud.service.username,
+        "password": cloud.service.password,
+        "project_name": cloud.service.project_name,
+        "user_domain_name": "Default",
+        "project_domain_name": "Default",
+        "service_token_roles_required": "true",
+        "token_cache_time": -1,
+    }
+
+
+@pytest.fixture
+def site(tmp_path: Path, agent: AgentProcess, cloud: Cloud) -> Iterator[Site]:
+    """A REST service with what is behind it, not started yet."""
+    site = Site(tmp_path, agent, cloud)
+    yield site
+    site.close()
+
+
+def owned_by(cloud: Cloud, person: GlanceSettings) -> dict[str, str]:
+    """Return the labels of a container that belongs to somebody's project."""
+    return {"tintype.project_id": cloud.project_id(person)}

@@ -1,0 +1,377 @@
+"""A small HTTP server that answers as the REST service does, and as a Keystone with one user."""
+
+from __future__ import annotations
+
+import copy
+import json
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from tintype.core.snapshot import image_id_for, snapshot_id_for
+
+PASSWORD = "secret"
+TOKEN = "a-token"
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One request."""
+
+    method: str
+    path: str
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+    body: Any
+
+
+def container(name: str = "web", **about: Any) -> Record:
+    """Return a container as the service shows it."""
+    return {
+        "uuid": str(uuid.uuid5(uuid.NAMESPACE_DNS, name)),
+        "name": name,
+        "host": "host-1",
+        "state": "Running",
+        "image": "nginx:1",
+        "project_id": "alpha",
+        "user_id": "alice",
+        "labels": {"tier": "front"},
+        "engine_container_id": uuid.uuid5(uuid.NAMESPACE_OID, name).hex * 2,
+        "created_at": "2026-11-24T10:00:00.000000+00:00",
+        **about,
+    }
+
+
+def snapshot(number: int = 1, status: str = "saving", **about: Any) -> Record:
+    """Return a snapshot as the service shows it; a higher number is a later one."""
+    request_id = str(uuid.UUID(int=number))
+    ended = status in ("active", "error")
+    return {
+        "event_id": str(uuid.uuid5(uuid.NAMESPACE_OID, f"{number} {status}")),
+        "schema_version": "1.0",
+        "request_id": request_id,
+        "snapshot_id": snapshot_id_for(request_id),
+        "project_id": "alpha",
+        "tenant_id": "alpha",
+        "user_id": "alice",
+        "container_uuid": container()["uuid"],
+        "container_name": "web",
+        "host": "host-1",
+        "engine_container_id": "f" * 64,
+        "image_id": image_id_for(request_id),
+        "image_name": "snap",
+        "tag": "v1",
+        "stores": [],
+        "base_image": "nginx:1",
+        "status": status,
+        "phase": "verifying" if ended else "uploading",
+        "bytes_done": 1_000_000 if ended else 250_000,
+        "bytes_total": 1_000_000,
+        "size_bytes": 1_000_000 if status == "active" else None,
+        "sha256": "0" * 64 if status == "active" else None,
+        "paused_ms": 35,
+        "duration_ms": 2500 if ended else None,
+        "layers": [],
+        "excluded_volumes": ["/data"],
+        "scrubbed_env": [],
+        "rotated_images": [],
+        "created_at": f"2026-11-24T12:{number // 60:02}:{number % 60:02}.000000+00:00",
+        "finished_at": "2026-11-24T14:00:00.000000+00:00" if ended else None,
+        "metadata": {"purpose": "test"},
+        "fault": fault() if status in ("error", "waiting") else None,
+        **about,
+    }
+
+
+def fault(message: str = "quota exceeded", **about: Any) -> Record:
+    """Return why a snapshot failed."""
+    return {
+        "code": 413,
+        "exception": "TooLarge",
+        "message": message,
+        "retryable": False,
+        "phase": "uploading",
+        "image_deleted": True,
+        **about,
+    }
+
+
+class Refusal(Exception):
+    """An answer that is an error."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+
+
+@dataclass
+class RestDouble:
+    """What the service knows, and what it was asked. Ids and names are found as the service does.
+
+    `plan` is what happens before the next answers: one function is called before each, with the
+    double to change.
+    """
+
+    containers: list[Record] = field(default_factory=lambda: [container()])
+    snapshots: list[Record] = field(default_factory=list)
+    page: int = 100
+    """Records on a page where the request does not say."""
+    token: str | None = None
+    """The token that is wanted; None: none is."""
+    service_type: str = "container-snapshot"
+    """The service's type in the catalogue; "": it is not there."""
+    suffix: str = ""
+    """What the catalogue adds to the service's address."""
+    plan: list[Callable[[RestDouble], None]] = field(default_factory=list)
+    seen: list[Seen] = field(default_factory=list)
+    """What the service was asked, without what its Keystone was."""
+    answered: dict[str, tuple[Any, Record]] = field(default_factory=dict)
+    """Idempotency-Key -> the body and the answer."""
+    port: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    _server: ThreadingHTTPServer | None = None
+
+    @property
+    def endpoint(self) -> str:
+        """The service's address."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def auth_url(self) -> str:
+        """The Keystone's address."""
+        return f"{self.endpoint}/identity/v3"
+
+    def start(self) -> None:
+        """Answer, after a stop at the same address."""
+        self._server = Server(self)
+        self.port = self._server.server_port
+        # The default is to look every half second whether it is to stop.
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def stop(self) -> None:
+        """Answer no more."""
+        assert self._server is not None
+        self._server.shutdown()
+        self._server.server_close()
+
+    def find(self, ident: str) -> Record:
+        """Return the snapshot with this id, or of the request with this id."""
+        for record in self.snapshots:
+            if ident in (record["snapshot_id"], record["request_id"]):
+                return record
+        raise Refusal(404, f"no snapshot {ident!r} is known")
+
+    def change(self, ident: str, status: str, **about: Any) -> None:
+        """Let a snapshot go on."""
+        record = self.find(ident)
+        number = uuid.UUID(record["request_id"]).int
+        record.update(snapshot(number, status, **about))
+
+    def asked(self, method: str, path: str) -> list[Seen]:
+        """Return the requests to a path."""
+        with self.lock:
+            return [seen for seen in self.seen if (seen.method, seen.path) == (method, path)]
+
+
+@contextmanager
+def rest_double(**about: Any) -> Iterator[RestDouble]:
+    """Serve a double as long as the context lasts."""
+    double = RestDouble(**about)
+    double.start()
+    try:
+        yield double
+    finally:
+        double.stop()
+
+
+class Server(ThreadingHTTPServer):
+    """The server, which knows its double."""
+
+    def __init__(self, double: RestDouble) -> None:
+        super().__init__(("127.0.0.1", double.port), Handler)
+        self.double = double
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One request."""
+
+    server: Server
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def do_POST(self) -> None:
+        self._answer()
+
+    def do_DELETE(self) -> None:
+        self._answer()
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - its name
+        pass
+
+    def _answer(self) -> None:
+        double, url = self.server.double, urlsplit(self.path)
+        length = int(self.headers.get("Content-Length") or 0)
+        body = json.loads(self.rfile.read(length)) if length else None
+        seen = Seen(
+            self.command, url.path, dict(parse_qsl(url.query)), dict(self.headers.items()), body
+        )
+        with double.lock:
+            try:
+                if url.path.startswith("/identity/"):
+                    status, headers, answer = _identity(double, seen)
+                else:
+                    double.seen.append(seen)
+                    if double.plan:
+                        double.plan.pop(0)(double)
+                    status, headers, answer = 200, {}, copy.deepcopy(_service(double, seen))
+                    status = 202 if seen.method != "GET" else 200
+            except Refusal as refusal:
+                detail = {"status": refusal.status, "detail": str(refusal)}
+                status, headers, answer = refusal.status, {}, {"errors": [detail]}
+        self._send(status, headers, answer)
+
+    def _send(self, status: int, headers: Mapping[str, str], answer: Any) -> None:
+        data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+        self.send_response(status)
+        for name, value in {"Content-Type": "application/json", **headers}.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+
+def _service(double: RestDouble, seen: Seen) -> Any:
+    if double.token and seen.headers.get("X-Auth-Token") != double.token:
+        raise Refusal(401, "this service wants a token of Keystone's")
+    if seen.query.get("all_projects") and double.token == TOKEN:
+        raise Refusal(403, "all_projects: your roles do not allow it")
+    match seen.method, seen.path.strip("/").split("/"):
+        case "GET", ["v1", "containers"]:
+            return _page(double, "containers", "uuid", double.containers, seen)
+        case "GET", ["v1", "containers", ident]:
+            return _container(double, ident)
+        case "POST", ["v1", "containers", ident, "commit"]:
+            return _commit(double, _container(double, ident), seen)
+        case "GET", ["v1", "snapshots"]:
+            newest_first = sorted(double.snapshots, key=_created, reverse=True)
+            return _page(double, "snapshots", "snapshot_id", newest_first, seen)
+        case "GET", ["v1", "snapshots", ident]:
+            return double.find(ident)
+        case "DELETE", ["v1", "snapshots", ident]:
+            record = double.find(ident)
+            if record["status"] in ("active", "error"):
+                raise Refusal(409, f"snapshot {ident} has ended: delete its image instead")
+            return record
+    raise Refusal(404, f"there is nothing at {seen.path}")
+
+
+def _page(
+    double: RestDouble, name: str, id_field: str, records: Sequence[Record], seen: Seen
+) -> Record:
+    query = dict(seen.query)
+    limit, marker = int(query.get("limit", double.page)), query.get("marker")
+    if key := query.get("sort_key"):
+        if key not in records[0]:
+            raise Refusal(400, f"?sort_key: expected one of the fields, got {key!r}")
+        reverse = query.get("sort_dir") == "desc"
+        records = sorted(records, key=lambda record: str(record[key]), reverse=reverse)
+    known = {*records[0]} if records else set()
+    wanted = {field: query[field] for field in known & query.keys()}
+    found = [r for r in records if all(r[name] == value for name, value in wanted.items())]
+    if marker:
+        ids = [record[id_field] for record in found]
+        if marker not in ids:
+            raise Refusal(404, f"no marker {marker!r} is known")
+        found = found[ids.index(marker) + 1 :]
+    page: Record = {name: found[:limit]}
+    if len(found) > limit:
+        following = urlencode({**query, "marker": found[limit - 1][id_field]})
+        # As behind a proxy that the service does not know of.
+        page["links"] = [{"rel": "next", "href": f"http://inner.invalid{seen.path}?{following}"}]
+    return page
+
+
+def _container(double: RestDouble, ident: str) -> Record:
+    for record in double.containers:
+        if ident in (record["uuid"], record["engine_container_id"], record["name"]):
+            return record
+    raise Refusal(404, f"no container {ident!r} is known")
+
+
+def _commit(double: RestDouble, found: Record, seen: Seen) -> Record:
+    key = seen.headers.get("Idempotency-Key") or seen.body.get("request_id")
+    if key in double.answered:
+        body, answer = double.answered[key]
+        if body != seen.body:
+            raise Refusal(409, f"{key} was used before with another body")
+        return answer
+    number = len(double.snapshots) + 1
+    made = snapshot(number, "queued", phase="accepted", bytes_done=None, bytes_total=None)
+    request_id = seen.body.get("request_id") or made["request_id"]
+    made |= {
+        "request_id": request_id,
+        "snapshot_id": snapshot_id_for(request_id),
+        "container_name": found["name"],
+        "image_name": seen.body["image_name"],
+        "tag": seen.body.get("tag", "latest"),
+    }
+    double.snapshots.append(made)
+    answer = {
+        "uuid": made["image_id"],
+        "image_id": made["image_id"],
+        "snapshot_id": made["snapshot_id"],
+        "request_id": request_id,
+        "container_uuid": found["uuid"],
+    }
+    if key:
+        double.answered[key] = (seen.body, answer)
+    return answer
+
+
+def _created(record: Record) -> str:
+    return str(record["created_at"])
+
+
+def _identity(double: RestDouble, seen: Seen) -> tuple[int, dict[str, str], Any]:
+    version = {
+        "id": "v3.14",
+        "status": "stable",
+        "links": [{"rel": "self", "href": f"{double.auth_url}/"}],
+    }
+    if seen.method == "GET":
+        return 200, {}, {"version": version}
+    method = seen.body["auth"]["identity"]
+    password = method.get("password", {}).get("user", {}).get("password")
+    token = method.get("token", {}).get("id")
+    if password != PASSWORD and token != TOKEN:
+        wrong = {"code": 401, "title": "Unauthorized", "message": "wrong user or password"}
+        return 401, {}, {"error": wrong}
+    return 201, {"X-Subject-Token": TOKEN}, {"token": _token(double)}
+
+
+def _token(double: RestDouble) -> Record:
+    endpoint = {
+        "id": "1",
+        "interface": "public",
+        "region": "north",
+        "region_id": "north",
+        "url": double.endpoint + double.suffix,
+    }
+    service = {"id": "2", "type": double.service_type, "name": "x", "endpoints": [endpoint]}
+    domain = {"id": "default", "name": "Default"}
+    return {
+        "methods": ["password"],
+        "user": {"id": "alice", "name": "alice", "domain": domain},
+        "project": {"id": "alpha", "name": "alpha", "domain": domain},
+        "roles": [{"id": "3", "name": "member"}],
+        "issued_at": "2026-11-24T12:00:00.000000Z",
+        "expires_at": "2999-01-01T00:00:00.000000Z",
+        "catalog": [service] if double.service_type else [],
+    }
