@@ -10,7 +10,8 @@ STACK  := $(PYTHON) tools/stack.py
 PIP    := $(VENV)/bin/python -m pip --disable-pip-version-check -qq install
 
 SHIPPED := setup.cfg pyproject.toml $(wildcard *.py) \
-           $(wildcard adapters/*.py core/*.py handlers/*.py schemas/*.py schemas/*.json)
+           $(wildcard adapters/*.py commands/*.py core/*.py handlers/*.py rest/*.py) \
+           $(wildcard schemas/*.py schemas/*.json)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test unit lint soak bench stack-up stack-down clean no-build

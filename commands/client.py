@@ -50,9 +50,17 @@ class Missing(CommandError):
 class Client:
     """What the commands ask of the service. Every method raises CommandError."""
 
-    def __init__(self, session: Session, endpoint: str | None = None, **where: str | None) -> None:
-        """`where` is what to look for in the catalogue: `region_name`, `interface`."""
+    def __init__(
+        self,
+        session: Session,
+        endpoint: str | None = None,
+        *,
+        option: str = "--endpoint",
+        **where: str | None,
+    ) -> None:
+        """`option` names the service; `where` says where else: `region_name`, `interface`."""
         self._session = session
+        self._option = option
         self._endpoint = endpoint
         self._where = {name: value for name, value in where.items() if value}
 
@@ -116,7 +124,7 @@ class Client:
         except (keystone.ConnectFailure, keystone.UnknownConnectionError) as error:
             raise Away(
                 f"no tintype service answers at {endpoint}: start one with `tintype serve`,"
-                " or name another with --endpoint"
+                f" or name another with {self._option}"
             ) from error
         except keystone.ClientException as error:
             raise CommandError(f"{endpoint} cannot be asked: {error}") from error
@@ -141,7 +149,7 @@ class Client:
         except keystone.ClientException as error:
             raise CommandError(f"cannot log in: {error}") from error
         if not endpoint.startswith(("http://", "https://")):
-            raise CommandError(f"--endpoint: expected http://HOST:PORT, got {endpoint!r}")
+            raise CommandError(f"{self._option}: expected http://HOST:PORT, got {endpoint!r}")
         return Adapter(
             self._session,
             endpoint_override=endpoint.rstrip("/").removesuffix("/v1"),
@@ -157,7 +165,7 @@ class Client:
         where = "".join(f", {name} {value}" for name, value in self._where.items())
         raise CommandError(
             f"the catalogue has no endpoint of type {' or '.join(SERVICE_TYPES)}{where}:"
-            " name the service with --endpoint"
+            f" name the service with {self._option}"
         )
 
 
@@ -175,13 +183,16 @@ def _next_query(page: Mapping[str, Any]) -> dict[str, str]:
     token is not for others.
     """
     links = page.get("links") or []
-    hrefs = [link["href"] for link in links if link.get("rel") == "next"]
+    hrefs = [str(link["href"]) for link in links if link.get("rel") == "next"]
     return dict(parse_qsl(urlsplit(hrefs[0]).query)) if hrefs else {}
 
 
 def _failure(status: int, body: Any, endpoint: str) -> CommandError:
     errors = body.get("errors") if isinstance(body, dict) else None
-    details = [str(error.get("detail") or error.get("title")) for error in errors or []]
+    told = (
+        [error for error in errors if isinstance(error, dict)] if isinstance(errors, list) else []
+    )
+    details = [str(error.get("detail") or error.get("title")) for error in told]
     message = "; ".join(details) or f"{endpoint} answers with status {status}"
     if status == 401:
         message += ": it wants credentials, see --os-cloud"

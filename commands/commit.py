@@ -21,7 +21,7 @@ from tintype.schemas import validate
 POLL_SECONDS = 0.5
 
 SHOWN = (
-    "uuid",
+    "container_uuid",
     "container_name",
     "host",
     "snapshot_id",

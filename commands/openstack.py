@@ -23,6 +23,7 @@ def make_client(instance: Any) -> Any:
     return importlib.import_module("tintype.commands.client").Client(
         instance.session,
         configuration.get("container_snapshot_endpoint_override"),
+        option="--os-container-snapshot-endpoint-override",
         region_name=instance.region_name,
         interface=instance.interface,
     )

@@ -23,6 +23,7 @@ from tintype.core.errors import (
     InProgress,
     Invalid,
     NotFound,
+    Refused,
     Unavailable,
     Violation,
     WrongState,
@@ -30,14 +31,21 @@ from tintype.core.errors import (
 from tintype.core.events import COMMIT_CANCEL, COMMIT_REQUEST, Event, Requester, derived_id
 from tintype.core.index import ContainerRecord, Index, SnapshotRecord
 from tintype.core.intake import Validator, check, conflict, request_print
-from tintype.core.ports import Clock, ImageSpec, ImageStatus, ImageStore, Publisher
+from tintype.core.ports import (
+    Clock,
+    ImageSpec,
+    ImageStatus,
+    ImageStore,
+    Publisher,
+    StoredImage,
+)
 from tintype.core.reservation import Reservation, Reservations, ReservationState
 from tintype.core.resolution import check_state, pick
 from tintype.core.snapshot import IMAGE_SERVICE, Snapshot
 
 LOG = logging.getLogger(__name__)
 
-LEASE = timedelta(seconds=60)
+LEASE = timedelta(seconds=15)
 """How long an attempt has a request to itself; the same request sent again goes on with it then."""
 
 ABANDONED = timedelta(minutes=10)
@@ -88,13 +96,16 @@ class Commits:
         """
         check(self.validate(COMMIT_REQUEST, payload))
         if "accept_by" in payload:
-            raise Invalid("/accept_by: expected nothing, for only routers set it")
+            wrong = Violation("/accept_by", "nothing, for only routers set it", "a moment")
+            raise Invalid(str(wrong), [wrong])
         key = _key_of(caller.requester, payload, idempotency_key)
         asked = {name: value for name, value in payload.items() if name != "request_id"}
         asked_print = request_print(Event(COMMIT_REQUEST, asked, caller.requester))
         known = self.reservations.get(key)
-        if known is not None and _is_kept(known, asked_print):
+        if known is not None and (_is_kept(known, asked_print) or self._settle(known)):
             return known
+        if known is None and self._is_told(key):
+            raise conflict(key)  # it came by the bus: its image is not to be touched from here
         record = self._choose(caller, asked)
         request = self._request(asked, record)
         wanted = Reservation(
@@ -108,7 +119,7 @@ class Commits:
         )
         mine = self._open(wanted)
         if mine.state is not ReservationState.KEPT:
-            self._promise(caller, mine, request, record)
+            self._promise(caller, mine, request, record, fresh=known is None)
         return mine
 
     def cancel(self, caller: Caller, snapshot: SnapshotRecord) -> None:
@@ -152,11 +163,24 @@ class Commits:
 
     # The promise
 
+    def _is_told(self, request_id: str) -> bool:
+        """Tell whether any host or router has said something of a request."""
+        snapshot = self.index.snapshot(request_id)
+        return snapshot is not None and snapshot.told
+
+    def _settle(self, known: Reservation) -> bool:
+        """Keep what an attempt has published that did not live to say so; False if it has not."""
+        published = known.state is ReservationState.OPEN and self._is_told(known.request_id)
+        if published:
+            self.reservations.replace(replace(known, state=ReservationState.KEPT))
+        return published
+
     def _open(self, wanted: Reservation) -> Reservation:
         """Record what is about to be promised, or return what was promised before."""
         give_up = time.monotonic() + self.patience
         while True:
-            stored = self.reservations.open(wanted, self.clock.now())
+            now = self.clock.now()
+            stored = self.reservations.open(replace(wanted, lease=now + LEASE), now)
             if _is_kept(stored, wanted.fingerprint) or stored.holder == wanted.holder:
                 return stored
             if time.monotonic() >= give_up:
@@ -172,15 +196,27 @@ class Commits:
         mine: Reservation,
         request: Mapping[str, Any],
         record: ContainerRecord,
+        *,
+        fresh: bool,
     ) -> None:
-        """Reserve the image and publish the request, or leave nothing of both."""
+        """Reserve the image and publish the request, or leave nothing of both.
+
+        `fresh`: nobody has tried under this key before.
+        """
         payload = {**request, "request_id": mine.request_id}
         published = False
         try:
+            mine = _cleared(caller, mine)
             if mine.reserves:
                 assert caller.images is not None
                 payload["image_id"] = mine.promised_image_id
-                _reserve(caller.images, mine, payload, record, caller.requester)
+                image = _reserve(caller.images, mine, payload, record, caller.requester)
+                begun = fresh and image.status is not ImageStatus.QUEUED
+                if begun or image.owner not in (None, caller.requester.project_id):
+                    mine = replace(mine, reserves=False)  # another request's: not ours to delete
+                    raise conflict(mine.key)
+            if self.clock.now() >= mine.lease:
+                raise Unavailable("the image service took too long; send the request again")
             event = Event(COMMIT_REQUEST, payload, caller.requester, mine.request_id)
             self.publisher.publish(event)
             published = True
@@ -216,14 +252,11 @@ class Commits:
 
         What fails here is left to the routers (`Tidier`).
         """
-        leftovers = (mine.promised_image_id,) if mine.reserves else ()
-        withdrawn = replace(mine, state=ReservationState.WITHDRAWN, leftovers=leftovers)
+        withdrawn = _withdrawn(mine)
         try:
-            if self.reservations.replace(withdrawn) and leftovers:
-                assert caller.images is not None
-                caller.images.discard(mine.promised_image_id)
-                self.reservations.replace(replace(withdrawn, leftovers=()))
-        except (Unavailable, Forbidden, NotFound) as error:
+            if self.reservations.replace(withdrawn) and withdrawn.leftovers:
+                self.reservations.replace(_cleared(caller, withdrawn))
+        except (Unavailable, Refused) as error:
             LOG.warning("request %s: its image is left to the routers: %s", mine.key, error)
 
 
@@ -243,24 +276,34 @@ class Tidier:
         now = self.clock.now()
         rows = self.reservations.claim(now - ABANDONED, now, now + LEASE)
         for row in rows:
-            settled = self._settled(row) if row.state is ReservationState.OPEN else row
-            if settled.leftovers and self.images is not None:
-                for image_id in settled.leftovers:
-                    self.images.discard(image_id)
-                self.reservations.replace(replace(settled, leftovers=()))
+            try:
+                self._tidy(row)
+            except (Unavailable, Refused) as error:
+                LOG.warning("request %s: still to be tidied up: %s", row.key, error)
+            except Exception:
+                # The edge of one row: its defect must not keep the others waiting.
+                LOG.exception("request %s: tidying up broke", row.key)
         return len(rows)
+
+    def _tidy(self, row: Reservation) -> None:
+        """Go on with one row. What fails is tried again once its lease is over."""
+        settled = self._settled(row) if row.state is ReservationState.OPEN else row
+        if settled.leftovers and self.images is not None:
+            for image_id in settled.leftovers:
+                self.images.discard(image_id)
+            self.reservations.replace(replace(settled, leftovers=()))
 
     def _settled(self, row: Reservation) -> Reservation:
         """Return what has become of an attempt whose holder died: published, or never."""
         snapshot = self.index.snapshot(row.request_id)
         told = snapshot is not None and snapshot.told
         if told or self.dispatches.get(row.request_id) is not None:
-            settled = replace(row, state=ReservationState.KEPT)
+            # Nothing is published before the leftovers of earlier attempts are gone.
+            settled = replace(row, state=ReservationState.KEPT, leftovers=())
         else:
-            leftovers = (row.promised_image_id,) if row.reserves else ()
-            settled = replace(row, state=ReservationState.WITHDRAWN, leftovers=leftovers)
+            settled = _withdrawn(row)
             LOG.warning("request %s was promised to nobody: taken back", row.key)
-        return settled if self.reservations.replace(settled) else row
+        return settled if self.reservations.replace(settled) else replace(row, leftovers=())
 
 
 def find_container(
@@ -294,6 +337,22 @@ def _is_kept(known: Reservation, asked_print: str) -> bool:
     return known.state is ReservationState.KEPT
 
 
+def _withdrawn(mine: Reservation) -> Reservation:
+    """Return an attempt taken back, with the images that are to be deleted then."""
+    made = (mine.promised_image_id,) if mine.reserves else ()
+    leftovers = (*mine.leftovers, *made)
+    return replace(mine, state=ReservationState.WITHDRAWN, leftovers=leftovers)
+
+
+def _cleared(caller: Caller, mine: Reservation) -> Reservation:
+    """Delete what attempts have left; return the reservation without it."""
+    if caller.images is None:
+        return mine
+    for image_id in mine.leftovers:
+        caller.images.discard(image_id)
+    return replace(mine, leftovers=())
+
+
 def _check_reserved(images: ImageStore, image_id: str, requester: Requester) -> None:
     """Refuse the id of an image that does not wait for data of the caller's project."""
     try:
@@ -315,7 +374,7 @@ def _reserve(
     payload: Mapping[str, Any],
     record: ContainerRecord,
     requester: Requester,
-) -> None:
+) -> StoredImage:
     """Create the image on the caller's behalf; the agent adds what only it knows."""
     properties = {
         "image_type": "snapshot",
@@ -331,7 +390,7 @@ def _reserve(
         properties=properties,
     )
     try:
-        images.reserve(spec)
+        return images.reserve(spec)
     except ImageIdSpent as error:
         raise Unavailable(
             f"image {spec.id} was deleted meanwhile; send the request again"

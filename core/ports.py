@@ -242,11 +242,16 @@ class ImageStore(Protocol):
         """
 
     def complete(
-        self, image_id: str, sent: ArchiveSummary, properties: Mapping[str, str]
+        self,
+        image_id: str,
+        sent: ArchiveSummary,
+        properties: Mapping[str, str],
+        *,
+        tag: str | None = None,
     ) -> StoredImage:
-        """Compare what the store holds with what was sent and add the last properties.
+        """Compare what the store holds with what was sent and add what the image lacks.
 
-        Idempotent. Raises CorruptUpload, NotFound, Unavailable.
+        It may have been reserved by somebody who knew less of it. Idempotent. Raises CorruptUpload, NotFound, Unavailable.
         """
 
     def discard(self, image_id: str) -> None:

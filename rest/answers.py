@@ -42,10 +42,14 @@ def unavailable(
     environ: dict[str, Any], start_response: Callable[..., Any], detail: str
 ) -> list[bytes]:
     """Answer 503 where falcon is not asked yet."""
-    error = {**_common(503, "Unavailable", environ.get(REQUEST_ID)), "detail": detail}
     headers = [("Content-Type", "application/json"), ("Retry-After", str(RETRY_SECONDS))]
     start_response("503 Service Unavailable", headers)
-    return [json.dumps({"errors": [error]}).encode()]
+    return [json.dumps(plain_error(environ, 503, "Unavailable", detail)).encode()]
+
+
+def plain_error(environ: dict[str, Any], status: int, code: str, detail: str) -> dict[str, Any]:
+    """Return the body of an answer that is not falcon's."""
+    return {"errors": [{**_common(status, code, environ.get(REQUEST_ID)), "detail": detail}]}
 
 
 def error_body(

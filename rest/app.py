@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
 import falcon
+import falcon.media
 
 from tintype.core.commits import Commits
 from tintype.core.errors import TintypeError
@@ -38,6 +41,8 @@ def create_app(identify: Identify, commits: Commits, most_body_bytes: int) -> Ap
     app.req_options.strip_url_path_trailing_slash = True
     app.add_error_handler(TintypeError, answer_error)
     app.set_error_serializer(serialize_http_error)
+    # In ASCII: what came over the bus may hold lone surrogates, which have no UTF-8 form.
+    app.resp_options.media_handlers[falcon.MEDIA_JSON] = falcon.media.JSONHandler(json.dumps)
     index = commits.index
     app.add_route("/", Versions())
     app.add_route("/v1", Version())

@@ -73,7 +73,7 @@ class Commit:
         payload = _payload(request, ident, self.most_bytes)
         promise = self.commits.submit(caller, payload, _idempotency_key(request))
         response.status = falcon.HTTP_202
-        response.location = f"/v1/snapshots/{promise.answer['snapshot_id']}"
+        response.location = f"{request.root_path}/v1/snapshots/{promise.answer['snapshot_id']}"
         response.media = dict(promise.answer)
 
 
@@ -111,7 +111,8 @@ def _payload(request: falcon.Request, ident: str, most_bytes: int) -> dict[str, 
     for name, value in json_object(request, most_bytes).items():
         field = name.replace("-", "_")
         if field in payload:
-            wrong = Violation(f"/{name}", "each field once, with - or with _", "both")
+            pointer = f"/{name}".replace("~", "~0")[:200]  # of its slashes only the first can matter
+            wrong = Violation(pointer, "each field once, with - or with _", "both")
             raise Invalid(str(wrong), [wrong])
         payload[field] = value
     if "container" in payload:

@@ -8,9 +8,7 @@ from typing import Any
 import falcon
 
 from tintype import __version__
-
-MICROVERSION = "1.1"
-"""Zun's clients read a range of microversions from the document. This is the least of Zun's."""
+from tintype.rest.zun import LEAST, MOST
 
 
 class Versions:
@@ -50,7 +48,8 @@ def _version(request: falcon.Request) -> dict[str, Any]:
     return {
         "id": "v1",
         "status": "CURRENT",
-        "min_version": MICROVERSION,
-        "max_version": MICROVERSION,
+        # Zun's clients settle on a microversion with these.
+        "min_version": LEAST,
+        "max_version": MOST,
         "links": [{"rel": "self", "href": f"{request.prefix}/v1"}],
     }

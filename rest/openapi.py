@@ -146,8 +146,12 @@ def _containers() -> Json:
             "post": {
                 **commit,
                 "description": COMMIT_WORDS,
-                "parameters": [key],
-                "requestBody": {"required": True, "content": _json("CommitRequest")},
+                "parameters": [
+                    key,
+                    _parameter("repository", "query", "In place of `image_name` in the body."),
+                    _parameter("tag", "query", "In place of `tag` in the body."),
+                ],
+                "requestBody": {"required": False, "content": _json("CommitRequest")},
             },
         },
     }

@@ -1,4 +1,4 @@
-"""Writes what is derived: docs/events.md from the schemas, the sample from the options.
+"""Writes what is derived: docs/events.md from the schemas, the samples from options and rules.
 
 Run it where tintype is installed, after a change of either: `python tools/reference.py`.
 tests/unit/test_reference.py fails when it was forgotten.
@@ -7,17 +7,20 @@ tests/unit/test_reference.py fails when it was forgotten.
 from __future__ import annotations
 
 import io
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from oslo_config import cfg, generator
+from oslo_policy import generator as policy_generator
 
 from tintype.schemas import SCHEMAS
 
 ROOT = Path(__file__).parents[1]
 EVENTS = ROOT / "docs" / "events.md"
 SAMPLE = ROOT / "deploy" / "tintype.conf.sample"
+POLICY = ROOT / "deploy" / "policy.yaml.sample"
 
 INTRODUCTION = """\
 # Events
@@ -76,6 +79,14 @@ def sample() -> str:
     return output.getvalue()
 
 
+def policy() -> str:
+    """Return the policy sample."""
+    with tempfile.NamedTemporaryFile("r") as output:
+        arguments = ["--namespace", "tintype", "--output-file", output.name]
+        policy_generator.generate_sample(arguments, cfg.ConfigOpts())
+        return output.read()
+
+
 def _table(schema: Mapping[str, Any]) -> str:
     return "".join(_rows(schema))
 
@@ -114,9 +125,10 @@ def _kind(rule: Mapping[str, Any]) -> str:
 
 
 def main() -> None:
-    """Write both files."""
+    """Write all files."""
     EVENTS.write_text(events())
     SAMPLE.write_text(sample())
+    POLICY.write_text(policy())
 
 
 if __name__ == "__main__":

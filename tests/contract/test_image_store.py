@@ -7,7 +7,7 @@ import threading
 import time
 import tracemalloc
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -44,6 +44,8 @@ class Case:
     """A store under test, and in what stores may differ."""
 
     store: ImageStore
+    tags: Callable[[str], Sequence[str]]
+    """What tags an image has."""
     spends_ids: bool
     """A deleted image's id is never taken again."""
     streams: bool = True
@@ -117,18 +119,52 @@ class Case:
             return b"".join(chunks)
 
 
-@pytest.fixture(params=["memory", "directory", "glance"])
+def in_memory(request: pytest.FixtureRequest, folder: Path) -> Case:
+    """Return the twin."""
+    del request, folder
+    store = MemoryStore()
+    return Case(
+        store,
+        tags=lambda image_id: [store.images[image_id].spec.tag],
+        spends_ids=True,
+        streams=False,
+    )
+
+
+def in_directory(request: pytest.FixtureRequest, folder: Path) -> Case:
+    """Return a directory."""
+    del request
+    store = DirectoryStore(folder / "images")
+    return Case(
+        store,
+        tags=lambda image_id: [store.record(image_id).tag],
+        spends_ids=False,
+        shows_saving=False,
+    )
+
+
+def in_glance(request: pytest.FixtureRequest, folder: Path) -> Case:
+    """Return the stack's Glance."""
+    del folder
+    cloud: Cloud = request.getfixturevalue("cloud")
+    session, address = cloud.connection(cloud.service).session, cloud.service.endpoint_override
+    glance = cloud.store()
+    glance.page_images = 2  # so that pages are followed
+
+    def tags(image_id: str) -> Sequence[str]:
+        found: list[str] = session.get(f"{address}/v2/images/{image_id}").json()["tags"]
+        return found
+
+    return Case(glance, tags=tags, spends_ids=True, whole_seconds=True)
+
+
+MAKERS = {"memory": in_memory, "directory": in_directory, "glance": in_glance}
+
+
+@pytest.fixture(params=MAKERS)
 def case(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Case]:
     """Yield every store in turn; an absent Glance fails."""
-    if request.param == "memory":
-        case = Case(MemoryStore(), spends_ids=True, streams=False)
-    elif request.param == "directory":
-        case = Case(DirectoryStore(tmp_path / "images"), spends_ids=False, shows_saving=False)
-    else:
-        cloud: Cloud = request.getfixturevalue("cloud")
-        glance = cloud.store()
-        glance.page_images = 2  # so that pages are followed
-        case = Case(glance, spends_ids=True, whole_seconds=True)
+    case = MAKERS[request.param](request, tmp_path)
     yield case
     for image_id in case.reserved:
         eventually(partial(case.store.discard, image_id))
@@ -198,6 +234,26 @@ def test_complete_is_idempotent(case: Case) -> None:
     assert done.status is ImageStatus.ACTIVE
     assert done.location
     assert case.store.complete(image_id, summary(DATA), properties) == done
+
+
+@pytest.mark.parametrize("tag", [None, "v1"])
+def test_complete_leaves_what_the_image_has(case: Case, tag: str | None) -> None:
+    wanted = series()
+    image = case.spec(**wanted)
+    case.store.reserve(image)
+    case.store.upload(image.id, iter(CHUNKS))
+    case.store.complete(image.id, summary(DATA), {"more": "1"}, tag=tag)
+    assert case.tags(image.id) == ["v1"]
+    assert case.found(**wanted, more="1") == [image.id]
+
+
+def test_complete_adds_properties_and_tag_that_the_image_lacks(case: Case) -> None:
+    image_id, wanted = case.filled(), series()
+    done = case.store.complete(image_id, summary(DATA), wanted, tag="v2")
+    assert "v2" in case.tags(image_id)
+    assert case.store.complete(image_id, summary(DATA), wanted, tag="v2") == done
+    assert case.tags(image_id).count("v2") == 1
+    assert case.found(**wanted) == [image_id]
 
 
 @pytest.mark.parametrize("other", [DATA[:-1], DATA[:-1] + b"x", b""], ids=["short", "bits", "none"])

@@ -40,7 +40,7 @@ class ApiProcess(ListenerProcess):
         assert kill_at is None
         port = self.url.rpartition(":")[2] or "0"
         command = [sys.executable, "-m", "gunicorn", "tintype.wsgi:application"]
-        options = ["--workers=2", "--threads=8", "--timeout=60", f"--bind=127.0.0.1:{port}"]
+        options = ["--workers=2", "--threads=8", "--timeout=60", "--no-control-socket", f"--bind=127.0.0.1:{port}"]
         self._starts = self.log().count("Booting worker") + 2
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(

@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
-import logging
 import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-import waitress
 
-from tests.support.twins import Bench
+from tests.support.command_line import Ended, Run, run_here
 from tintype import __version__
-from tintype.api import create_app
-from tintype.cli import main
-from tintype.core.errors import TooLarge, Unavailable
 from tintype.core.events import (
     COMMIT_REQUEST,
     CONTAINER_SCHEDULE,
     CONTAINER_STOP,
-    SNAPSHOT_PROGRESS,
     Event,
-    Message,
-    is_uuid,
 )
 from tintype.core.snapshot import RESERVE, Snapshot
 from tintype.handlers import TRIGGERS, table
@@ -39,258 +27,14 @@ UUID = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
 GOOD = {"container": "web", "image_name": "snap"}
 
 
-class Ended:
-    """What a command left behind."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code = code
-        self.out = out
-        self.err = err
-
-    def failed(self, *words: str) -> str:
-        """Return the one line on stderr with which the command failed."""
-        assert self.code == 1
-        assert self.out == ""
-        (line,) = self.err.splitlines()
-        for word in words:
-            assert word in line
-        assert "Traceback" not in line
-        return line
-
-    def worked(self) -> str:
-        """Return the output of a command that worked."""
-        assert self.code == 0, self.err
-        return self.out
-
-
-Run = Callable[..., Ended]
-
-
 @pytest.fixture
 def tintype(capsys: pytest.CaptureFixture[str]) -> Run:
-    def run(*arguments: object) -> Ended:
-        root = logging.getLogger()
-        handlers, level = list(root.handlers), root.level
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as end:  # argparse and cliff's help
-            code = int(end.code or 0)
-        finally:
-            # cliff adds a handler for each command, bound to the stderr of the time.
-            root.handlers[:] = handlers
-            root.setLevel(level)
-        return Ended(code, *capsys.readouterr())
-
-    return run
+    return lambda *arguments: run_here(capsys, *arguments)
 
 
 def write(path: Path, document: object) -> Path:
     path.write_text(document if isinstance(document, str) else json.dumps(document))
     return path
-
-
-# A service to talk to
-
-
-@contextmanager
-def served(app: Any) -> Iterator[str]:
-    """Serve a WSGI application and yield its address."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        server = waitress.create_server(app, sockets=[listening], threads=2)
-        thread = threading.Thread(target=server.run)
-        thread.start()
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-
-        def end() -> None:
-            for channel in list(server.active_channels.values()):
-                channel.handle_close()  # the client keeps its connection
-            server.close()
-
-        with contextlib.suppress(
-            OSError
-        ):  # the loop, awake already, may have ended before the pull
-            server.trigger.pull_trigger(end)
-        thread.join()
-        server.task_dispatcher.shutdown()
-
-
-class Service:
-    """What `tintype serve` is, with twins behind it."""
-
-    def __init__(self) -> None:
-        self.bench = Bench()
-        self.bench.container()
-        app = create_app(
-            self._take, self.bench.engine.inspect, self.bench.journal.snapshot, lambda: None
-        )
-        self._web = ExitStack()
-        self.endpoint = self._web.enter_context(served(app))
-
-    def _take(self, event: Event) -> None:
-        self.bench.intake.take(Message(event.type, event.payload, event.requester, event.id))
-        self.bench.runner.wake()
-
-    def close(self) -> None:
-        self.bench.runner.stop(10)
-        self._web.close()
-
-
-@pytest.fixture
-def service() -> Iterator[Service]:
-    made = Service()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def commit(tintype: Run, service: Service) -> Run:
-    return lambda *arguments: tintype("--endpoint", service.endpoint, "commit", *arguments)
-
-
-# Commit
-
-
-def test_commit_asks_for_a_snapshot_and_shows_its_ids(commit: Run, service: Service) -> None:
-    shown = json.loads(commit("web", "snap:v1", "-f", "json").worked())
-    assert is_uuid(shown["request_id"])
-    assert shown["uuid"] == service.bench.engine.inspect("web").uuid
-    work = service.bench.journal.claim(service.bench.clock.now())
-    assert work is not None
-    assert work.step.payload == {
-        **GOOD,
-        "tag": "v1",
-        "request_id": shown["request_id"],
-    }
-
-
-def test_every_option_of_commit_is_in_the_request(commit: Run, service: Service) -> None:
-    commit(
-        "web",
-        "snap",
-        "--tag",
-        "v2",
-        "--store",
-        "glance",
-        "--store",
-        "directory",
-        "--no-pause",
-        "--message",
-        "m",
-        "--author",
-        "a",
-        "--label",
-        "l=1=2",
-        "--metadata",
-        "k=",
-        "--request-id",
-        UUID,
-        "--deadline",
-        "2999-01-01T00:00:00Z",
-    ).worked()
-    work = service.bench.journal.claim(service.bench.clock.now())
-    assert work is not None
-    assert work.step.payload == {
-        **GOOD,
-        "tag": "v2",
-        "stores": ["glance", "directory"],
-        "pause": False,
-        "message": "m",
-        "author": "a",
-        "labels": {"l": "1=2"},
-        "metadata": {"k": ""},
-        "request_id": UUID,
-        "deadline": "2999-01-01T00:00:00Z",
-    }
-
-
-def test_waiting_ends_with_the_image(commit: Run, service: Service) -> None:
-    service.bench.runner.start()
-    shown = json.loads(commit("web", "snap", "--wait", "-f", "json").worked())
-    assert shown["status"] == "active"
-    assert service.bench.images() == {shown["image_id"]: "active"}
-    assert shown["size_bytes"] == len(service.bench.stores["glance"].images[shown["image_id"]].data)
-
-
-def test_waiting_for_a_snapshot_that_fails_fails(commit: Run, service: Service) -> None:
-    service.bench.trouble.plan("glance.upload", TooLarge("quota exceeded"))
-    service.bench.runner.start()
-    ended = commit("web", "snap", "--wait")
-    assert ended.code == 1
-    assert ended.out == ""
-    # What comes before it are the phases.
-    assert "the snapshot failed: quota exceeded" in ended.err.splitlines()[-1]
-
-
-def test_waiting_tells_what_is_waited_for(commit: Run, service: Service) -> None:
-    service.bench.trouble.plan("engine.inspect", Unavailable("engine away"), skip=1, times=1)
-    recorded = threading.Event()
-
-    def go_on() -> None:
-        while not recorded.wait(0.05):
-            latest = [e for e in service.bench.progress if e.payload["status"] == "waiting"]
-            if latest:
-                service.bench.clock.advance(61)
-
-    helper = threading.Thread(target=go_on)
-    helper.start()
-    service.bench.runner.start()
-    try:
-        commit("web", "snap", "--wait").worked()
-    finally:
-        recorded.set()
-        helper.join()
-    assert service.bench.progress[0].type == SNAPSHOT_PROGRESS
-    assert service.bench.progress[0].payload["fault"]["message"] == "engine away"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (("nobody", "snap"), ["nobody"]),
-        (("web", "Snap"), ["/image_name: expected a lowercase"]),
-        (("web", "snap:"), ["/tag"]),
-        (("web", "snap", "--tag=-x"), ["/tag: expected a tag"]),
-        (("web", "host:5000/snap"), ["/tag"]),
-        (("../x", "snap"), ["/container: expected"]),
-        (("web", "snap", "--label", "x"), ["--label: expected KEY=VALUE, got 'x'"]),
-        (("web", "snap", "--request-id", "x"), ["/request_id: expected"]),
-        (("web", "snap", "--deadline", "soon"), ["/deadline: expected"]),
-        (("web", "snap", "--message", "a\x00b"), ["/message: expected"]),
-    ],
-    ids=str,
-)
-def test_commit_fails_with_one_line(
-    commit: Run, service: Service, arguments: tuple[str, ...], words: list[str]
-) -> None:
-    if arguments == ("web", "snap:"):
-        commit(*arguments).worked()  # no tag is the default one
-        return
-    commit(*arguments).failed(*words)
-    assert service.bench.journal.live() == frozenset()
-
-
-def test_a_conflict_is_told(commit: Run) -> None:
-    commit("web", "snap", "--request-id", UUID).worked()
-    commit("web", "snap", "--request-id", UUID).worked()
-    commit("web", "other", "--request-id", UUID).failed(UUID, "used before")
-
-
-def test_a_service_that_does_not_answer_is_named(tintype: Run) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    tintype("--endpoint", f"http://127.0.0.1:{port}", "commit", "web", "snap").failed(
-        f"127.0.0.1:{port}", "tintype serve"
-    )
-
-
-def test_something_else_that_answers_is_named(tintype: Run) -> None:
-    def other(environ: Any, start: Any) -> list[bytes]:
-        del environ
-        start("200 OK", [("Content-Type", "text/html")])
-        return [b"<html>"]
-
-    with served(other) as endpoint:
-        tintype("--endpoint", endpoint, "commit", "web", "snap").failed(endpoint)
 
 
 # Usage

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable
@@ -688,6 +689,22 @@ def test_upload_sends_verifies_and_goes_on(bench: Bench) -> None:
     phases = [event.payload["phase"] for event in bench.progress]
     assert phases[-1] == "verifying"
     assert [event.payload["bytes_done"] for event in bench.progress][-2] == snapshot.size_bytes
+
+
+def test_an_image_reserved_beforehand_is_described_in_the_end(bench: Bench) -> None:
+    bench.container("web", labels={"tier": "db"})
+    fields = {"tag": "v7", "metadata": {"ticket": "42"}}
+    run(bench, at(bench, UPLOAD, **fields))
+    ours = bench.stores["glance"].images[image_id_for(REQUEST_ID)]
+
+    reserve_foreign(bench, GIVEN, owner="project-a")
+    run(bench, at(bench, UPLOAD, image_id=GIVEN, **fields))
+    given = bench.stores["glance"].images[GIVEN]
+    assert given.properties == ours.properties
+    assert given.properties["meta_ticket"] == "42"
+    assert given.properties["snapshot_sha256"] == hashlib.sha256(given.data).hexdigest()
+    assert given.properties["engine_image_id"].startswith("sha256:")
+    assert (given.spec.name, given.spec.tag) == ("theirs", "v7")
 
 
 def test_two_stores_get_the_same_bytes_one_after_the_other(bench: Bench) -> None:

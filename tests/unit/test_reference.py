@@ -28,3 +28,7 @@ def test_the_configuration_sample_is_made_from_the_options_as_they_are(
     reference: ModuleType,
 ) -> None:
     assert reference.SAMPLE.read_text() == reference.sample()
+
+
+def test_the_policy_sample_is_made_from_the_rules_as_they_are(reference: ModuleType) -> None:
+    assert reference.POLICY.read_text() == reference.policy()

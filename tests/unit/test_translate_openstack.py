@@ -17,7 +17,14 @@ import requests
 import requests.exceptions as http
 import urllib3.exceptions
 
-from tintype.adapters.openstack_errors import FOREIGN, RULES, translate, translated
+from tintype.adapters.openstack_errors import (
+    BY_STATUS,
+    BY_STATUS_FOR_CALLER,
+    FOREIGN,
+    RULES,
+    translate,
+    translated,
+)
 from tintype.core.errors import (
     Forbidden,
     Internal,
@@ -25,6 +32,7 @@ from tintype.core.errors import (
     Refused,
     TintypeError,
     TooLarge,
+    Unauthorized,
     Unavailable,
 )
 
@@ -160,6 +168,33 @@ def test_glance_s_answers_are_judged_by_their_status(
     assert type(raised.value) is outcome
     assert str(status) in str(raised.value)
     assert "Why it is so" in str(raised.value)
+
+
+def test_a_401_of_glance_is_about_the_token_that_was_sent() -> None:
+    refusal = sdk.HttpException("no", http_status=401)
+    assert type(translate(refusal)) is Unavailable
+    assert type(translate(refusal, BY_STATUS_FOR_CALLER)) is Unauthorized
+    with pytest.raises(Unauthorized, match="401"), translated(BY_STATUS_FOR_CALLER):
+        raise refusal
+
+
+def test_with_a_caller_s_token_all_else_means_what_it_means() -> None:
+    differing = {
+        status: outcome
+        for status, outcome in BY_STATUS_FOR_CALLER.items()
+        if outcome != BY_STATUS.get(status)
+    }
+    assert differing.keys() == {401}
+    assert BY_STATUS.keys() == BY_STATUS_FOR_CALLER.keys()
+    # What Keystone says is about the service's credentials even then.
+    assert type(translate(keystone.Unauthorized("no"), BY_STATUS_FOR_CALLER)) is Unavailable
+
+
+@pytest.mark.parametrize("base", REVIEWED, ids=lambda base: base.__module__)
+def test_without_a_status_a_caller_s_errors_are_the_service_s(base: type[Exception]) -> None:
+    for found in classes(base):
+        error = blank(found)
+        assert type(translate(error, BY_STATUS_FOR_CALLER)) is type(translate(error))
 
 
 def test_a_long_answer_is_cut() -> None:

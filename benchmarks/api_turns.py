@@ -1,0 +1,237 @@
+"""The contenders: our service, and the least that anybody must do to promise the same."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import requests
+from api_cloud import Alice, Containers, RunsImages
+from api_floor import Floor
+from api_load import Answer, all_at_once, failures, post, times
+from api_service import THREADS, WORKERS, Service, configure
+from databases import fresh
+from lab import Stack, until
+from listener_process import Listener, Witness
+
+from tintype.config import load
+from tintype.core.events import OUTCOMES, SNAPSHOT_END
+
+ACCEPTED = HTTPStatus.ACCEPTED.value
+
+OUTCOME_SECONDS = 1800.0
+"""When outcomes that have not come are lost."""
+
+WARM_UP = WORKERS * THREADS
+"""Requests before the clock: modules, connections, tables and tokens are there then."""
+
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Lab:
+    """What all turns share."""
+
+    stack: Stack
+    alice: Alice
+    images: RunsImages
+    containers: Containers
+    requests: int
+    index: str
+
+
+# Ours
+
+
+def _tintype(lab: Lab, listener: Listener, *, waiting: bool) -> Result:
+    """Ask the service, with agent and router beside it, or started after the last answer.
+
+    In both cases every request is followed to its end.
+    """
+    with ExitStack() as at_end:
+        index = at_end.enter_context(fresh(lab.stack, lab.index, listener.folder))
+        config = listener.configure(store="glance", roles="agent,router", index_url=index)
+        service = Service("tintype.wsgi:application", listener.folder, configure(lab.stack, config))
+        witness = at_end.enter_context(closing(Witness(listener)))
+        url = at_end.enter_context(service.running())
+        bench = _Bench(lab, url, lab.alice.token(), witness)
+        with listener.running(config):
+            bench.await_containers()
+            warm = bench.ask(WARM_UP)
+            bench.follow(warm)
+            if not waiting:
+                asked = bench.ask(lab.requests)
+                told = bench.follow(asked)
+        if waiting:
+            asked = bench.ask(lab.requests)
+            with listener.running(config):
+                told = bench.follow(asked)
+        found = times(list(asked.values())) | told
+        found["promise"] = bench.check({**warm, **asked})
+        if not found["promise"]["kept"]:
+            found["failures"] = failures(list(asked.values())) + bench.faults(asked)
+            found["log"] = service.log[-2000:]
+        return found
+
+
+class _Bench:
+    """Somebody who asks, and who hears what the bus says."""
+
+    def __init__(self, lab: Lab, url: str, token: str, witness: Witness) -> None:
+        self._lab = lab
+        self._url = url
+        self._token = token
+        self._witness = witness
+
+    def await_containers(self) -> None:
+        """Wait until the service knows all containers."""
+        for name in self._lab.containers.names:
+            until(partial(self._known, name), f"container {name} to be in the index")
+
+    def _known(self, name: str) -> bool:
+        answer = requests.get(
+            f"{self._url}/v1/containers/{name}",
+            headers={"X-Auth-Token": self._token},
+            timeout=60,
+        )
+        return answer.ok and answer.json()["state"] == "Running"
+
+    def ask(self, count: int) -> dict[str, Answer]:
+        """Ask for so many snapshots at once; return the answer to each request id."""
+        names = self._lab.containers.names
+        ids = [str(uuid.uuid4()) for _ in range(count)]
+        calls = [
+            partial(
+                post,
+                f"{self._url}/v1/containers/{names[number % len(names)]}/commit",
+                self._token,
+                {"image_name": self._lab.stack.run, "request_id": request_id},
+            )
+            for number, request_id in enumerate(ids)
+        ]
+        return dict(zip(ids, all_at_once(calls), strict=True))
+
+    def follow(self, asked: Mapping[str, Answer]) -> Result:
+        """Wait for the outcome of all that were promised; say how long the last took.
+
+        Seconds from the first request: what is late counts as lost, and is no error here.
+        """
+        promised = [ident for ident, answer in asked.items() if answer.status == ACCEPTED]
+        began = min(answer.began for answer in asked.values())
+        give_up = time.monotonic() + OUTCOME_SECONDS
+        left = promised
+        while left and time.monotonic() < give_up:
+            time.sleep(0.1)
+            ended = self._outcomes()
+            left = [ident for ident in left if ident not in ended]
+        return {"last_outcome_seconds": round(time.monotonic() - began, 1)}
+
+    def check(self, asked: Mapping[str, Answer]) -> dict[str, Any]:
+        """Compare answers, outcomes and images: each request has one of each, or it is broken."""
+        outcomes, statuses = self._outcomes(), self._lab.images.statuses()
+        told = [event_type for ident in asked for event_type, _ in outcomes.get(ident, ())]
+        filled = set()
+        for ident, answer in asked.items():
+            image_id = answer.body.get("image_id")
+            ended = [(kind, told["image_id"]) for kind, told in outcomes.get(ident, ())]
+            if ended == [(SNAPSHOT_END, image_id)] and statuses.get(image_id) == "active":
+                filled.add(image_id)
+        promised = [ident for ident, answer in asked.items() if answer.status == ACCEPTED]
+        return {
+            "asked": len(asked),
+            "answered_202": len(promised),
+            "ends": told.count(SNAPSHOT_END),
+            "errors": len(told) - told.count(SNAPSHOT_END),
+            "active_images": Counter(statuses.values())["active"],
+            "lost": sum(ident not in outcomes for ident in promised),
+            "images_without_end": len(statuses.keys() - filled),
+            "kept": len(asked) == len(promised) == len(filled) == len(statuses) == len(told),
+        }
+
+    def faults(self, asked: Mapping[str, Answer], most: int = 5) -> list[str]:
+        """Return the faults of some of the requests that have failed."""
+        outcomes = self._outcomes()
+        told = [payload for ident in asked for _, payload in outcomes.get(ident, ())]
+        return [str(payload["fault"]) for payload in told if payload.get("fault")][:most]
+
+    def _outcomes(self) -> dict[str, list[tuple[str, dict[str, Any]]]]:
+        """Return the outcomes so far, by request id."""
+        found: dict[str, list[tuple[str, dict[str, Any]]]] = {}
+        for _, event_type, payload in list(self._witness.events):
+            if event_type in OUTCOMES:
+                found.setdefault(payload["request_id"], []).append((event_type, payload))
+        return found
+
+
+# The least
+
+
+def _direct(lab: Lab, listener: Listener) -> Result:
+    """Do the two calls from as many threads as there are requests, with no service between."""
+    with _floor(lab, listener) as (floor, _):
+        token = lab.alice.token()
+
+        def ask(count: int) -> list[Answer]:
+            def call() -> tuple[int, dict[str, Any]]:
+                return ACCEPTED, {"image_id": floor.promise(token, _body(lab))}
+
+            return all_at_once([call] * count)
+
+        return _measured(lab, floor, ask)
+
+
+def _served(lab: Lab, listener: Listener) -> Result:
+    """Do the two calls in a service of the same kind as ours."""
+    with _floor(lab, listener) as (floor, config):
+        service = Service("api_floor:make_application()", listener.folder, config)
+        with service.running() as url:
+            token = lab.alice.token()
+
+            def ask(count: int) -> list[Answer]:
+                calls = [partial(post, f"{url}/commit", token, _body(lab)) for _ in range(count)]
+                return all_at_once(calls)
+
+            return _measured(lab, floor, ask)
+
+
+@contextmanager
+def _floor(lab: Lab, listener: Listener) -> Iterator[tuple[Floor, Path]]:
+    config = configure(lab.stack, listener.configure())
+    with closing(Floor(load([str(config)]))) as floor:
+        floor.prepare()
+        yield floor, config
+
+
+def _body(lab: Lab) -> dict[str, str]:
+    return {"image_name": lab.stack.run, "request_id": str(uuid.uuid4())}
+
+
+def _measured(lab: Lab, floor: Floor, ask: Callable[[int], list[Answer]]) -> Result:
+    """Warm up, measure, and count what is there in the end."""
+    ask(WARM_UP)
+    lab.images.remove()
+    floor.waiting()
+    answers = ask(lab.requests)
+    found = times(answers) | {"messages": floor.waiting(), "images": len(lab.images.statuses())}
+    if found["statuses"] != {str(ACCEPTED): lab.requests}:
+        found["failures"] = failures(answers)
+    return found
+
+
+OURS: Mapping[str, Callable[[Lab, Listener], Result]] = {
+    "tintype": partial(_tintype, waiting=False),
+    "tintype service alone": partial(_tintype, waiting=True),
+}
+FLOORS: Mapping[str, Callable[[Lab, Listener], Result]] = {
+    "floor service": _served,
+    "floor direct": _direct,
+}
+CONTENDERS = {**OURS, **FLOORS}
