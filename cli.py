@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import logging
 import socket
 import sys
 from collections.abc import Mapping
@@ -61,6 +62,8 @@ class Serve(Command):
             raise CommandError(
                 f"[api] host: without Keystone only a loopback address, not {settings.api.host!r}"
             )
+        if self.app.options.verbose_level == 1:
+            logging.getLogger("alembic").setLevel(logging.WARNING)  # it lists its own plug-ins
         _embedded().serve(settings)
         return 0
 

@@ -205,8 +205,14 @@ class GlanceStore:
     def discard(self, image_id: str) -> None:
         """Delete the image whatever its status; none there is fine."""
         response = self._send("DELETE", f"/images/{_checked(image_id)}")
-        if response.status_code not in (requests.codes.not_found, requests.codes.gone):
-            self._raise_for(response)
+        if response.status_code in (requests.codes.not_found, requests.codes.gone):
+            return
+        if response.status_code == requests.codes.bad_request:
+            try:
+                self.describe(image_id)
+            except NotFound:  # it is `deleted` already: somebody's deletion is under way
+                return
+        self._raise_for(response)
 
     def find(self, owner: str | None, properties: Mapping[str, str]) -> Sequence[StoredImage]:
         """Return the active images of a project that have all these properties, newest first.

@@ -250,7 +250,7 @@ class SqlIndex:
         columns = container_table.c
         visible: ColumnElement[bool] = true()
         if query.project_id is not None:
-            visible = (columns.project_id == query.project_id) | columns.project_id.is_(None)
+            visible = columns.project_id == query.project_id
         marker = None if query.marker is None else query.marker.lower()
         asked = replace(query, marker=marker)
 

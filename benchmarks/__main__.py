@@ -1,9 +1,11 @@
-"""`python benchmarks`: the snapshot benchmark, which is what `make bench` runs."""
+"""`python benchmarks [NAME] [OPTION...]`: one of the benchmarks; `make bench` runs the first."""
 
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 
-from snapshot import main
+NAMES = ("snapshot", "intake", "index", "api")
 
-sys.exit(main())
+name = sys.argv.pop(1) if sys.argv[1:2] and sys.argv[1] in NAMES else NAMES[0]
+sys.exit(import_module(name).main())

@@ -65,11 +65,14 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         )
         at_end.callback(turn_deaf)
         document = surroundings(stack)
-        lab = Lab(stack, alice, images, containers, arguments.requests, arguments.index)
+        lab = Lab(
+            stack, alice, images, containers, arguments.requests, arguments.retries, arguments.index
+        )
         results = [_round(lab, number) for number in range(arguments.rounds)]
         document["load_average_after"] = os.getloadavg()
     return document | {
         "requests": arguments.requests,
+        "retries": arguments.retries,
         "containers": arguments.containers,
         "index": arguments.index,
         "gunicorn": {"workers": WORKERS, "threads": THREADS},
@@ -139,6 +142,7 @@ def _say(text: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--requests", type=int, default=200, help="at once; 2 at least")
+    parser.add_argument("--retries", type=int, default=3, help="of a client that is answered 5xx")
     parser.add_argument("--containers", type=int, default=5, help="that the requests are spread on")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--index", default="sqlite", help="sqlite, postgresql or mysql")

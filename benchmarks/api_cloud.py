@@ -50,7 +50,7 @@ class Containers:
     def __init__(self, stack: Stack, size: int, project_id: str) -> None:
         """Start them; an image of the smallest kind is made where there is none."""
         self._client = docker.DockerClient(stack.engine_url, timeout=600)
-        self._filter = {"label": f"{LABEL}={stack.run}"}
+        self._label = f"{LABEL}={stack.run}"
         self.names = [f"{stack.run}-{number}" for number in range(size)]
         image = subprocess.run(
             [sys.executable, str(IMAGES)],
@@ -70,10 +70,10 @@ class Containers:
 
     def close(self) -> None:
         """Remove them, and whatever image was committed from them and is still there."""
-        for container in self._client.containers.list(all=True, filters=self._filter):
+        for container in self._client.containers.list(all=True, filters={"label": self._label}):
             with suppress(NotFound):
                 container.remove(force=True, v=True)
-        for image in self._client.images.list(filters=self._filter):
+        for image in self._client.images.list(filters={"label": self._label}):
             with suppress(NotFound):
                 self._client.images.remove(str(image.id), force=True)
         self._client.close()

@@ -71,7 +71,8 @@ class Floor:
         )
         if image.status_code != requests.codes.created:
             raise BenchError(f"Glance: {image.status_code}: {image.text[:200]}")
-        message = {**body, "image_id": str(image.json()["id"])}
+        image_id = str(image.json()["id"])
+        message = {**body, "image_id": image_id}
         try:
             with self._pool.acquire(block=True) as connection:
                 connection.Producer().publish(
@@ -79,7 +80,7 @@ class Floor:
                 )
         except BROKER_ERRORS as error:
             raise BenchError(f"RabbitMQ: {error!r}") from error
-        return message["image_id"]
+        return image_id
 
     def close(self) -> None:
         """Disconnect."""

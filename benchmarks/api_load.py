@@ -1,4 +1,8 @@
-"""Many calls in one moment, each from a thread and on a connection of its own, and their times."""
+"""Many calls in one moment, each from a thread and on a connection of its own, and their times.
+
+Who is answered 503, or anything above, asks once more after the time that the answer names, as
+clients are meant to. That counts as part of the time until the answer, and is told.
+"""
 
 from __future__ import annotations
 
@@ -8,32 +12,54 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from statistics import quantiles
 from typing import Any
 from urllib.parse import urlsplit
 
-from processes import BenchError
+MOST_FAILURES = 5
+"""That are told."""
 
 ANSWER_SECONDS = 300.0
 """How long a client waits for its answer; longer than any service's own patience."""
 
-Reply = tuple[int, dict[str, Any]]
-"""HTTP status, and the body."""
-
-Call = Callable[[], Reply]
+RETRY_SECONDS = 5.0
+"""After which a call is made again whose failure names no time."""
 
 TIMES = ("p50_seconds", "p95_seconds", "p99_seconds", "max_seconds", "answers_per_second")
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What came of one call. Status 0: no answer, and the body says why."""
+class Reply:
+    """One answer over HTTP. Status 0: there was none, and the body says why."""
 
     status: int
     body: dict[str, Any]
+    retry_seconds: float = RETRY_SECONDS
+
+    @property
+    def passing(self) -> bool:
+        """Whether the same call may succeed later."""
+        return not self.status or self.status >= http.client.INTERNAL_SERVER_ERROR
+
+
+Call = Callable[[], Reply]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of one call in the end, and before."""
+
+    last: Reply
+    before: Sequence[Reply]
     began: float
     ended: float
+
+    @property
+    def accepted(self) -> bool:
+        """Whether it is a 202 in the end."""
+        return self.last.status == http.client.ACCEPTED
 
 
 def post(url: str, token: str, body: Mapping[str, Any]) -> Reply:
@@ -48,37 +74,33 @@ def post(url: str, token: str, body: Mapping[str, Any]) -> Reply:
     try:
         connection.request("POST", parts.path, json.dumps(body), headers)
         answer = connection.getresponse()
-        return answer.status, json.loads(answer.read())
+        wait = float(answer.headers.get("Retry-After", RETRY_SECONDS))
+        return Reply(answer.status, json.loads(answer.read()), wait)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        return Reply(0, {"error": repr(error)})
     finally:
         connection.close()
 
 
-def all_at_once(calls: Sequence[Call]) -> list[Answer]:
+def all_at_once(calls: Sequence[Call], retries: int) -> list[Answer]:
     """Make all calls, none before every thread is there; return their answers in order."""
     start = threading.Barrier(len(calls))
-    answers: list[Answer | None] = [None] * len(calls)
 
-    def make(number: int) -> None:
+    def make(call: Call) -> Answer:
         start.wait()
         began = time.monotonic()
-        try:
-            status, body = calls[number]()
-        except (OSError, http.client.HTTPException, ValueError, BenchError) as error:
-            status, body = 0, {"error": repr(error)}
-        answers[number] = Answer(status, body, began, time.monotonic())
+        replies = [call()]
+        while replies[-1].passing and len(replies) <= retries:
+            time.sleep(replies[-1].retry_seconds)
+            replies.append(call())
+        return Answer(replies[-1], replies[:-1], began, time.monotonic())
 
-    threads = [
-        threading.Thread(target=make, args=(each,), daemon=True) for each in range(len(calls))
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return [answer for answer in answers if answer is not None]
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(make, calls))
 
 
 def times(answers: Sequence[Answer]) -> dict[str, Any]:
-    """Return TIMES and how many answers had which status.
+    """Return TIMES, how many replies had which status, and what some say that are no 202.
 
     Answers a second are counted from the first call to the last answer.
     """
@@ -86,11 +108,11 @@ def times(answers: Sequence[Answer]) -> dict[str, Any]:
     cuts = quantiles(waits, n=100, method="inclusive")
     whole = max(answer.ended for answer in answers) - min(answer.began for answer in answers)
     values = (cuts[49], cuts[94], cuts[98], max(waits), len(answers) / whole)
-    found = dict(zip(TIMES, (round(value, 3) for value in values), strict=True))
-    return found | {"statuses": dict(Counter(str(answer.status) for answer in answers))}
-
-
-def failures(answers: Sequence[Answer], most: int = 5) -> list[str]:
-    """Return what some of the answers that are no 202 say."""
-    wrong = [answer for answer in answers if answer.status != http.client.ACCEPTED]
-    return [f"{answer.status}: {json.dumps(answer.body)[:500]}" for answer in wrong[:most]]
+    replies = [reply for answer in answers for reply in (*answer.before, answer.last)]
+    wrong = [reply for reply in replies if reply.status != http.client.ACCEPTED]
+    return {
+        **dict(zip(TIMES, (round(value, 3) for value in values), strict=True)),
+        "statuses": dict(Counter(str(reply.status) for reply in replies)),
+        "told_to_retry": sum(len(answer.before) for answer in answers),
+        "failures": [json.dumps(reply.body)[:500] for reply in wrong[:MOST_FAILURES]],
+    }

@@ -9,23 +9,21 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import requests
 from api_cloud import Alice, Containers, RunsImages
 from api_floor import Floor
-from api_load import Answer, all_at_once, failures, post, times
+from api_load import Answer, Reply, all_at_once, post, times
 from api_service import THREADS, WORKERS, Service, configure
 from databases import fresh
 from lab import Stack, until
 from listener_process import Listener, Witness
+from processes import BenchError
 
 from tintype.config import load
 from tintype.core.events import OUTCOMES, SNAPSHOT_END
-
-ACCEPTED = HTTPStatus.ACCEPTED.value
 
 OUTCOME_SECONDS = 1800.0
 """When outcomes that have not come are lost."""
@@ -45,6 +43,7 @@ class Lab:
     images: RunsImages
     containers: Containers
     requests: int
+    retries: int
     index: str
 
 
@@ -63,21 +62,21 @@ def _tintype(lab: Lab, listener: Listener, *, waiting: bool) -> Result:
         witness = at_end.enter_context(closing(Witness(listener)))
         url = at_end.enter_context(service.running())
         bench = _Bench(lab, url, lab.alice.token(), witness)
-        with listener.running(config):
+        with listener.running(config) as process:
             bench.await_containers()
             warm = bench.ask(WARM_UP)
-            bench.follow(warm)
+            bench.follow(warm, partial(listener.check, process))
             if not waiting:
                 asked = bench.ask(lab.requests)
-                told = bench.follow(asked)
+                told = bench.follow(asked, partial(listener.check, process))
         if waiting:
             asked = bench.ask(lab.requests)
-            with listener.running(config):
-                told = bench.follow(asked)
+            with listener.running(config) as process:
+                told = bench.follow(asked, partial(listener.check, process))
         found = times(list(asked.values())) | told
         found["promise"] = bench.check({**warm, **asked})
         if not found["promise"]["kept"]:
-            found["failures"] = failures(list(asked.values())) + bench.faults(asked)
+            found["faults"] = bench.faults(asked)
             found["log"] = service.log[-2000:]
         return found
 
@@ -117,18 +116,19 @@ class _Bench:
             )
             for number, request_id in enumerate(ids)
         ]
-        return dict(zip(ids, all_at_once(calls), strict=True))
+        return dict(zip(ids, all_at_once(calls, self._lab.retries), strict=True))
 
-    def follow(self, asked: Mapping[str, Answer]) -> Result:
+    def follow(self, asked: Mapping[str, Answer], check: Callable[[], None]) -> Result:
         """Wait for the outcome of all that were promised; say how long the last took.
 
         Seconds from the first request: what is late counts as lost, and is no error here.
         """
-        promised = [ident for ident, answer in asked.items() if answer.status == ACCEPTED]
+        promised = [ident for ident, answer in asked.items() if answer.accepted]
         began = min(answer.began for answer in asked.values())
         give_up = time.monotonic() + OUTCOME_SECONDS
         left = promised
         while left and time.monotonic() < give_up:
+            check()
             time.sleep(0.1)
             ended = self._outcomes()
             left = [ident for ident in left if ident not in ended]
@@ -140,11 +140,11 @@ class _Bench:
         told = [event_type for ident in asked for event_type, _ in outcomes.get(ident, ())]
         filled = set()
         for ident, answer in asked.items():
-            image_id = answer.body.get("image_id")
-            ended = [(kind, told["image_id"]) for kind, told in outcomes.get(ident, ())]
+            image_id = str(answer.last.body.get("image_id"))
+            ended = [(kind, payload["image_id"]) for kind, payload in outcomes.get(ident, ())]
             if ended == [(SNAPSHOT_END, image_id)] and statuses.get(image_id) == "active":
                 filled.add(image_id)
-        promised = [ident for ident, answer in asked.items() if answer.status == ACCEPTED]
+        promised = [ident for ident, answer in asked.items() if answer.accepted]
         return {
             "asked": len(asked),
             "answered_202": len(promised),
@@ -179,13 +179,13 @@ def _direct(lab: Lab, listener: Listener) -> Result:
     with _floor(lab, listener) as (floor, _):
         token = lab.alice.token()
 
-        def ask(count: int) -> list[Answer]:
-            def call() -> tuple[int, dict[str, Any]]:
-                return ACCEPTED, {"image_id": floor.promise(token, _body(lab))}
+        def call() -> Reply:
+            try:
+                return Reply(202, {"image_id": floor.promise(token, _body(lab))})
+            except (OSError, BenchError) as error:
+                return Reply(0, {"error": repr(error)})
 
-            return all_at_once([call] * count)
-
-        return _measured(lab, floor, ask)
+        return _measured(lab, floor, lambda count: all_at_once([call] * count, lab.retries))
 
 
 def _served(lab: Lab, listener: Listener) -> Result:
@@ -197,7 +197,7 @@ def _served(lab: Lab, listener: Listener) -> Result:
 
             def ask(count: int) -> list[Answer]:
                 calls = [partial(post, f"{url}/commit", token, _body(lab)) for _ in range(count)]
-                return all_at_once(calls)
+                return all_at_once(calls, lab.retries)
 
             return _measured(lab, floor, ask)
 
@@ -220,10 +220,7 @@ def _measured(lab: Lab, floor: Floor, ask: Callable[[int], list[Answer]]) -> Res
     lab.images.remove()
     floor.waiting()
     answers = ask(lab.requests)
-    found = times(answers) | {"messages": floor.waiting(), "images": len(lab.images.statuses())}
-    if found["statuses"] != {str(ACCEPTED): lab.requests}:
-        found["failures"] = failures(answers)
-    return found
+    return times(answers) | {"messages": floor.waiting(), "images": len(lab.images.statuses())}
 
 
 OURS: Mapping[str, Callable[[Lab, Listener], Result]] = {

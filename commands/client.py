@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlsplit
@@ -159,9 +160,10 @@ class Client:
 
     def _from_catalogue(self) -> str:
         for service_type in SERVICE_TYPES:
-            endpoint = self._session.get_endpoint(service_type=service_type, **self._where)
-            if endpoint:
-                return str(endpoint)
+            with suppress(keystone.CatalogException):
+                endpoint = self._session.get_endpoint(service_type=service_type, **self._where)
+                if endpoint:
+                    return str(endpoint)
         where = "".join(f", {name} {value}" for name, value in self._where.items())
         raise CommandError(
             f"the catalogue has no endpoint of type {' or '.join(SERVICE_TYPES)}{where}:"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from cliff.lister import Lister
@@ -45,14 +45,14 @@ class List(Lister):
 
     def take_action(
         self, arguments: argparse.Namespace
-    ) -> tuple[Sequence[str], Iterator[Sequence[Any]]]:
+    ) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
         """Fetch the list, page by page."""
         query = lists.query_of(
             arguments, name=arguments.name, host=arguments.host, state=arguments.state
         )
         names = lists.shown(arguments, LISTED, LONG)
         found = client_of(self).containers(query, arguments.limit)
-        return names, (columns(arguments, record, names) for record in found)
+        return names, [columns(arguments, record, names) for record in found]
 
 
 class Show(ShowOne):

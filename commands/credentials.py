@@ -54,8 +54,9 @@ class Clients:
     def container_snapshot(self) -> Client:
         """The service's client. Raises CommandError."""
         if not (self._options.debug or self._options.verbose_level > 1):
-            # It tells of every attempt to connect; the user hears of the last one from us.
-            logging.getLogger("keystoneauth").setLevel(logging.ERROR)
+            # They tell of every attempt to connect, and to read; the user hears the end from us.
+            for name in ("keystoneauth", "openstack", "stevedore"):
+                logging.getLogger(name).setLevel(logging.ERROR)
         return make_client(self._options)
 
 
@@ -115,8 +116,10 @@ def _cloud_region(options: Namespace) -> Any:
     if options.insecure:
         given["verify"] = False
     try:
-        cloud = config.OpenStackConfig(app_name="tintype", app_version=__version__)
-        return cloud.get_one(cloud=options.os_cloud, argparse=Namespace(**given))
+        clouds = config.OpenStackConfig(app_name="tintype", app_version=__version__)
+        # By itself the SDK forgets OS_CLOUD where there is no clouds.yaml.
+        cloud = options.os_cloud or os.environ.get("OS_CLOUD")
+        return clouds.get_one(cloud=cloud, argparse=Namespace(**given))
     except (exceptions.SDKException, keystone.ClientException) as error:
         raise CommandError(f"credentials: {error}") from error
     except (OSError, TypeError, AttributeError, ValueError) as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from cliff.command import Command
@@ -91,7 +91,7 @@ class List(Lister):
 
     def take_action(
         self, arguments: argparse.Namespace
-    ) -> tuple[Sequence[str], Iterator[Sequence[Any]]]:
+    ) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
         """Fetch the list, page by page."""
         query = lists.query_of(
             arguments,
@@ -103,7 +103,7 @@ class List(Lister):
         )
         names = lists.shown(arguments, LISTED, LONG)
         found = client_of(self).snapshots(query, arguments.limit)
-        return names, (columns(arguments, record, names) for record in found)
+        return names, [columns(arguments, record, names) for record in found]
 
 
 class Show(ShowOne):

@@ -106,7 +106,10 @@ class Commits:
             return known
         if known is None and self._is_told(key):
             raise conflict(key)  # it came by the bus: its image is not to be touched from here
-        record = self._choose(caller, asked)
+        means = asked["container"]
+        if known is not None and known.state is ReservationState.OPEN:
+            means = known.container_uuid  # it is on the bus, perhaps, with this
+        record = self._choose(caller, means, asked.get("host"))
         request = self._request(asked, record)
         wanted = Reservation(
             key=key,
@@ -138,11 +141,11 @@ class Commits:
 
     # What is asked for
 
-    def _choose(self, caller: Caller, asked: Mapping[str, Any]) -> ContainerRecord:
-        record = find_container(self.index, caller, asked["container"], asked.get("host"))
+    def _choose(self, caller: Caller, ident: str, host: str | None) -> ContainerRecord:
+        record = find_container(self.index, caller, ident, host)
         if not caller.may(COMMIT, record.project_id):
-            raise Forbidden(f"your roles do not allow you to snapshot {asked['container']!r}")
-        check_state(asked["container"], record.state)
+            raise Forbidden(f"your roles do not allow you to snapshot {ident!r}")
+        check_state(ident, record.state)
         return record
 
     def _request(self, asked: Mapping[str, Any], record: ContainerRecord) -> dict[str, Any]:

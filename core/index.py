@@ -241,7 +241,7 @@ class Query:
     marker: str | None = None
     """Id of the last record of the page before: a container's uuid, a snapshot's id."""
     project_id: str | None = None
-    """Only what this project may see: its own, and containers that are nobody's. None: all."""
+    """Only what belongs to this project. None: all."""
     filters: Mapping[str, str] = field(default_factory=dict)
     """Field -> the value that it must have."""
 

@@ -111,8 +111,8 @@ def _payload(request: falcon.Request, ident: str, most_bytes: int) -> dict[str, 
     for name, value in json_object(request, most_bytes).items():
         field = name.replace("-", "_")
         if field in payload:
-            pointer = f"/{name}".replace("~", "~0")[:200]  # of its slashes only the first can matter
-            wrong = Violation(pointer, "each field once, with - or with _", "both")
+            pointer = name[:200].replace("~", "~0").replace("/", "~1")
+            wrong = Violation(f"/{pointer}", "each field once, with - or with _", "both")
             raise Invalid(str(wrong), [wrong])
         payload[field] = value
     if "container" in payload:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +15,9 @@ from tintype.rest.snapshots import SORTS as SNAPSHOT_SORTS
 from tintype.schemas import SCHEMAS
 
 Json = dict[str, Any]
+
+SURROGATES, NO_LAST_LINE_FEED = r"\ud800-\udfff", r"(?!\n)"
+"""What patterns have for Python's sake."""
 
 NOT_IN_BODIES = frozenset({"container", "accept_by"})
 """Fields of a request that the path says, or that only routers set."""
@@ -70,11 +72,7 @@ def document() -> Json:
                 "Errors": _ERRORS_BODY,
             },
             "headers": {
-                "RequestId": {
-                    "description": "Id of this request, `req-` and a uuid.",
-                    "required": True,
-                    "schema": {"type": "string"},
-                }
+                "RequestId": _header("Id of this request, `req-` and a uuid.", required=True)
             },
         },
     }
@@ -92,31 +90,52 @@ def commit_body() -> Json:
 
 def _plain(schema: Mapping[str, Any]) -> Json:
     """Return a copy of a schema without what only this project's own validator reads."""
-    plain: Json = _without(copy.deepcopy(dict(schema)))
+    plain: Json = _portable(schema)
     for name in ("$schema", "$id"):
         plain.pop(name, None)
     return plain
 
 
-def _without(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without(item) for key, item in value.items() if key != "x-expected"}
-    return [_without(item) for item in value] if isinstance(value, list) else value
+def _portable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {
+            key: _portable_pattern(item) if key == "pattern" else _portable(item)
+            for key, item in value.items()
+            if key != "x-expected"
+        }
+    return [_portable(item) for item in value] if isinstance(value, list) else value
+
+
+def _portable_pattern(value: Any) -> Any:
+    """Return a pattern as any engine of regular expressions takes it.
+
+    Many know no surrogates, which are in no valid JSON; and only Python's `$` needs to be told that
+    it is not before the last line feed.
+    """
+    if not isinstance(value, str):  # a property named `pattern`
+        return _portable(value)
+    return value.replace(SURROGATES, "").removesuffix(NO_LAST_LINE_FEED)
 
 
 def _containers() -> Json:
-    ident = _parameter("ident", "path", "Uuid, engine id (or 12 or more of its start) or name.")
+    ident = _parameter(
+        "ident",
+        "path",
+        "Uuid, engine id (or 12 or more of its start) or name.",
+        _plain(SCHEMAS[COMMIT_REQUEST]["properties"]["container"]),
+    )
     key = _parameter(
         "Idempotency-Key",
         "header",
         "The same key with the same request gets the first answer again. In place of `request_id`.",
-        {"type": "string", "minLength": 1, "maxLength": KEY_LENGTH, "pattern": "^[ -~]+$"},
+        # HTTP takes blanks at either end off.
+        {"type": "string", "maxLength": KEY_LENGTH, "pattern": "^[!-~]([ -~]*[!-~])?$"},
     )
     accepted = _answer("The snapshot is promised.", "Promise")
-    accepted["headers"]["Location"] = {
-        "description": "Where to look how it stands.",
-        "required": True,
-        "schema": {"type": "string"},
+    accepted["headers"]["Location"] = _header("Where to look how it stands.", required=True)
+    accepted["links"] = {
+        name: {"operationId": name, "parameters": {"ident": "$response.body#/snapshot_id"}}
+        for name in ("showSnapshot", "cancelSnapshot")
     }
     commit = _operation(
         "commit", "Snapshot a container", {"202": accepted}, (400, 401, 403, 404, 409, 413, 415)
@@ -218,9 +237,15 @@ def _operation(
         "summary": summary,
         "responses": {
             **answers,
-            **{str(code): _answer(_ERRORS[code], "Errors") for code in (*errors, 406, 503)},
+            **{str(code): _refusal(code) for code in (*errors, 406, 503)},
         },
     }
+
+
+def _refusal(code: int) -> Json:
+    answer = _answer(_ERRORS[code], "Errors")
+    answer["headers"].update(_ERROR_HEADERS.get(code, {}))
+    return answer
 
 
 def _list_operation(kind: str, name: str) -> Json:
@@ -264,8 +289,12 @@ def _parameter(name: str, where: str, words: str, schema: Json | None = None) ->
         "in": where,
         "description": words,
         "required": where == "path",
-        "schema": schema or {"type": "string", "minLength": 1},
+        "schema": schema or _TEXT,
     }
+
+
+def _header(words: str, *, required: bool = False) -> Json:
+    return {"description": words, "required": required, "schema": _TEXT}
 
 
 def _answer(words: str, schema: str) -> Json:
@@ -296,6 +325,10 @@ def _object(required: Mapping[str, Any], optional: Mapping[str, Any] | None = No
 _TEXT: Json = {"type": "string"}
 _OPTIONAL: Json = {"type": ["string", "null"]}
 _UUID: Json = {"type": "string", "format": "uuid"}
+_ERROR_HEADERS: Mapping[int, Json] = {
+    401: {"WWW-Authenticate": _header("Where Keystone is.", required=True)},
+    503: {"Retry-After": _header("Seconds; not for Zun's clients, which fail at it.")},
+}
 _LINK = _object({"rel": _TEXT, "href": _TEXT})
 _PROMISE = _object(
     {

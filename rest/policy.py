@@ -68,8 +68,8 @@ class Policy:
     def may(self, credentials: Mapping[str, Any], action: str, project_id: str | None) -> bool:
         """Tell whether somebody may do something (`container:show`) to what a project owns.
 
-        What belongs to nobody in particular counts as his own.
+        By the default rules, what belongs to nobody in particular is the admins'.
         """
-        owner = credentials.get("project_id") if project_id is None else project_id
-        target = {"project_id": owner}
+        # A rule that names what is not there is not fulfilled; None would equal None.
+        target = {} if project_id is None else {"project_id": project_id}
         return bool(self._enforcer.authorize(f"tintype:{action}", target, dict(credentials)))

@@ -44,7 +44,7 @@ class ZunManners:
     def process_response(
         self, request: falcon.Request, response: falcon.Response, resource: Any, succeeded: bool
     ) -> None:
-        """Keep Retry-After from Zun's clients: at it they show a TypeError in place of the error."""
+        """Keep Retry-After from Zun's clients: they show a TypeError of their own at it."""
         del resource, succeeded
         if request.get_header(HEADER) is not None:
             response.delete_header("Retry-After")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import socket
 import threading
@@ -14,9 +15,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import requests
 from keystoneauth1.identity import Password
+from keystoneauth1.noauth import NoAuth
 from keystoneauth1.session import Session
 from openstack.connection import Connection
+from requests import PreparedRequest, Response
+from requests.adapters import BaseAdapter
 
 from tintype.adapters.glance import GlanceStore
 from tintype.adapters.openstack_access import GlanceSettings
@@ -27,6 +32,7 @@ from tintype.core.errors import (
     ImageIdSpent,
     Invalid,
     NotFound,
+    Refused,
     TooLarge,
     Unauthorized,
     Unavailable,
@@ -572,6 +578,42 @@ def test_an_image_reserved_beforehand_gets_all_that_it_lacks(
         }.items()
     )
     assert image["engine_image_id"].startswith("sha256:")
+
+
+class Script(BaseAdapter):
+    """Stands where the network is, and gives answers one after another: status and document."""
+
+    def __init__(self, *answers: tuple[int, dict[str, str]]) -> None:
+        super().__init__()
+        self.answers = list(answers)
+
+    def send(self, request: PreparedRequest, *args: object, **kwargs: object) -> Response:
+        del args, kwargs
+        response = Response()
+        response.request, response.url = request, str(request.url)
+        response.status_code, document = self.answers.pop(0)
+        response._content = json.dumps(document).encode()
+        return response
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def scripted(*answers: tuple[int, dict[str, str]]) -> GlanceStore:
+    """Return a store that gets these answers."""
+    plain, address = requests.Session(), "http://glance.test"
+    plain.mount(address, Script(*answers))
+    session = Session(auth=NoAuth(endpoint=address), session=plain)
+    return GlanceStore(Connection(session=session, image_endpoint_override=address))
+
+
+def test_what_somebody_else_is_just_deleting_is_discarded() -> None:
+    """Glance answers 400 to the second of two deletions, as it was seen to under load."""
+    image_id = str(uuid.uuid4())
+    scripted((400, {}), (200, {"id": image_id, "status": "deleted"})).discard(image_id)
+    scripted((400, {}), (404, {})).discard(image_id)
+    with pytest.raises(Refused, match="400"):
+        scripted((400, {}), (200, {"id": image_id, "status": "active"})).discard(image_id)
 
 
 @pytest.mark.parametrize("image_id", ["../../v3/users", "x", "", "%2e%2e"])

@@ -6,12 +6,17 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tintype.cli import main
+
+NOISY = ("", "keystoneauth", "openstack", "stevedore")
+"""Loggers that the command sets to its liking."""
 
 
 class Ended:
@@ -43,7 +48,7 @@ Run = Callable[..., Ended]
 
 def run_here(capsys: pytest.CaptureFixture[str], *arguments: object) -> Ended:
     """Run the command in this process."""
-    loggers = logging.getLogger(), logging.getLogger("keystoneauth")
+    loggers = [logging.getLogger(name) for name in NOISY]
     handlers, levels = list(loggers[0].handlers), [logger.level for logger in loggers]
     try:
         code = main([str(argument) for argument in arguments])
@@ -75,7 +80,7 @@ def start(
     words = [str(word) for word in command]
     if not Path(words[0]).is_absolute():
         words = [sys.executable, "-m", "tintype", *words]
-    return subprocess.Popen(
+    process = subprocess.Popen(
         words,
         env=environment() if env is None else env,
         stdin=subprocess.DEVNULL,
@@ -84,6 +89,15 @@ def start(
         text=True,
         cwd="/",
     )
+    bound(process)
+    return process
+
+
+def bound(process: subprocess.Popen[Any], seconds: float = 120) -> None:
+    """See to it that whoever reads what a process says comes to an end."""
+    timer = threading.Timer(seconds, process.kill)
+    timer.daemon = True
+    timer.start()
 
 
 def ended(process: subprocess.Popen[str], seconds: float = 60) -> Ended:

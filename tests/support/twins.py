@@ -5,23 +5,37 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from tintype.adapters.clock import ManualClock
+from tintype.adapters.memory_courier import MemoryCourier
 from tintype.adapters.memory_engine import MemoryEngine
 from tintype.adapters.memory_store import MemoryStore
+from tintype.adapters.sql_database import Database
+from tintype.adapters.sql_dispatches import SqlDispatches
+from tintype.adapters.sql_index import SqlIndex
+from tintype.adapters.sql_reservations import SqlReservations
 from tintype.adapters.sqlite_journal import SqliteJournal
+from tintype.core.commits import Caller, Commits, Tidier
+from tintype.core.dispatcher import Dispatcher, Patience
+from tintype.core.errors import Refused
 from tintype.core.events import (
     COMMIT_CANCEL,
     COMMIT_REQUEST,
     OUTCOMES,
+    SNAPSHOT_END,
+    SNAPSHOT_ERROR,
+    SNAPSHOT_START,
     Event,
     Message,
     Requester,
 )
+from tintype.core.index import Sighting
 from tintype.core.intake import Calls, Intake
+from tintype.core.moments import utc_text
+from tintype.core.ownership import may_use
 from tintype.core.ports import (
     Admission,
     Cancellation,
@@ -32,8 +46,11 @@ from tintype.core.ports import (
     Services,
     Work,
 )
+from tintype.core.reservation import Reservation
+from tintype.core.router import Router
 from tintype.core.runner import Backoff, Runner
-from tintype.handlers import table
+from tintype.core.snapshot import Copy, Fault, Snapshot
+from tintype.handlers import cleanup, table
 from tintype.schemas import validate
 
 ALICE = Requester("project-a", "alice")
@@ -89,6 +106,40 @@ class Trouble:
         """Let everything work from now on."""
         self.plans.clear()
         self.fatal_call = 0
+
+
+class Mains(Trouble):
+    """A failure hook for code that does things as it fails: after a power cut nothing answers."""
+
+    def _on(self, call: str) -> None:
+        if self.fatal_call and len(self.calls) + 1 >= self.fatal_call:
+            self.calls.append(call)
+            raise PowerCut(call)
+        super()._on(call)
+
+
+class Tapped:
+    """A port with a failure hook before every call, and one (`<call> done`) when it was done.
+
+    What is raised at the second is of a call that had its effect all the same.
+    """
+
+    def __init__(self, port: Any, hook: Callable[[str], None]) -> None:
+        self._port = port
+        self._hook = hook
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._port, name)
+        if not callable(method):
+            return method
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            self._hook(name)
+            result = method(*arguments, **options)
+            self._hook(f"{name} done")
+            return result
+
+        return call
 
 
 class FusedJournal(SqliteJournal):
@@ -284,6 +335,191 @@ class Bench:
         for engine_id in {engine_id for _, engine_id in self.engine.actions}:
             if engine_id in self.engine.by_id:
                 assert self.engine.by_id[engine_id].state is ContainerState.RUNNING
+
+
+class Bus:
+    """A core.ports.Publisher that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.published: list[Event] = []
+
+    def publish(self, event: Event) -> None:
+        """Keep an event, which its schema must allow."""
+        assert validate(event.type, event.payload) == []
+        self.published.append(event)
+
+
+class Ears:
+    """A core.dispatcher.Hearing that has heard everything."""
+
+    def caught_up(self) -> bool:
+        return True
+
+    def complete(self) -> bool:
+        return True
+
+
+@dataclass
+class Office:
+    """REST services and a router on one index, with one image service; every call is tapped."""
+
+    default_stores: Sequence[str] = ("glance",)
+    trouble: Mains = field(default_factory=Mains)
+    clock: ManualClock = field(default_factory=ManualClock)
+    database: Database = field(default_factory=lambda: Database("sqlite://"))
+    bus: Bus = field(default_factory=Bus)
+    images: MemoryStore = field(default_factory=lambda: MemoryStore("glance"))
+    courier: MemoryCourier = field(default_factory=MemoryCourier)
+    index: SqlIndex = field(init=False)
+    reservations: SqlReservations = field(init=False)
+    dispatcher: Dispatcher = field(init=False)
+    router: Router = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.database.upgrade()
+        self.index = SqlIndex(self.database)
+        self.reservations = SqlReservations(self.database)
+        self.courier.hosts = {HOST: []}
+        self.dispatcher = Dispatcher(
+            index=self.index,
+            dispatches=SqlDispatches(self.database),
+            courier=self.courier,
+            services=Services(
+                engine=MemoryEngine(),
+                stores={"glance": self.images},
+                clock=self.clock,
+                host="router-1",
+                default_stores=("glance",),
+            ),
+            abort=cleanup.abort,
+            patience=Patience(
+                host=timedelta(seconds=60),
+                unknown=timedelta(seconds=5),
+                grace=timedelta(seconds=10),
+                deadline=timedelta(hours=1),
+            ),
+            hearing=Ears(),
+        )
+        self.router = Router(self.dispatcher, validate, lambda context: context)
+
+    def tapped(self, port: Any, name: str) -> Any:
+        """Return a port whose calls are told to the failure hook."""
+        return Tapped(port, self.trouble.hook(name))
+
+    def commits(self, patience: float = 0.0) -> Commits:
+        """Return one of the REST services."""
+        return Commits(
+            index=self.tapped(self.index, "index"),
+            reservations=self.tapped(self.reservations, "reservations"),
+            publisher=self.tapped(self.bus, "bus"),
+            clock=self.clock,
+            validate=validate,
+            default_stores=self.default_stores,
+            patience=patience,
+        )
+
+    def tidier(self, images: MemoryStore | None = None) -> Tidier:
+        """Return what a router tidies up with."""
+        return Tidier(
+            reservations=self.tapped(self.reservations, "reservations"),
+            dispatches=self.tapped(self.dispatcher.dispatches, "dispatches"),
+            index=self.tapped(self.index, "index"),
+            images=self.tapped(images or self.images, "images"),
+            clock=self.clock,
+        )
+
+    def caller(self, who: Requester = ALICE) -> Caller:
+        """Return somebody who may do everything to what is his, or nobody's, or if he is admin."""
+        return Caller(
+            who,
+            lambda action, owner: may_use(owner, who),
+            self.tapped(self.images, "images"),
+        )
+
+    def container(self, name: str = "web", uuid_: str | None = None, **facts: Any) -> str:
+        """Let the index hear of a container, and return its uuid."""
+        ident = uuid_ or uuid.uuid4().hex * 2
+        about = {
+            "engine_id": ident,
+            "name": name,
+            "host": HOST,
+            "state": "Running",
+            "project_id": ALICE.project_id,
+            **facts,
+        }
+        known = {fact: value for fact, value in about.items() if value is not None}
+        at = utc_text(self.clock.now())
+        self.index.sight([Sighting(ident, at, str(uuid.uuid4()), known, exists=True)])
+        return ident
+
+    def remove(self, ident: str) -> None:
+        """Let the index hear that a container is gone."""
+        self.clock.advance(1)
+        at = utc_text(self.clock.now())
+        self.index.sight([Sighting(ident, at, str(uuid.uuid4()), deleted=True)])
+
+    def submit(
+        self,
+        container: str = "web",
+        *,
+        who: Requester = ALICE,
+        key: str | None = None,
+        patience: float = 0.0,
+        **fields: Any,
+    ) -> Reservation:
+        """Ask for a snapshot over REST."""
+        payload = {"container": container, "image_name": "snap", **fields}
+        return self.commits(patience).submit(self.caller(who), payload, key)
+
+    def deliver(self) -> None:
+        """Let the router take all that was published, as the bus would, each at least once."""
+        for event in self.bus.published:
+            self.router.on_request(message_of(event, self.clock.now()))
+
+    def host_says(self, event_type: str, promised: Reservation) -> Event:
+        """Let the router hear from the host how a snapshot stands, and return what it heard."""
+        (request, *_) = [each for each in self.bus.published if each.id == promised.request_id]
+        now = self.clock.now().isoformat()
+        ended = event_type in OUTCOMES
+        failed = event_type == SNAPSHOT_ERROR
+        fault = replace(Fault.of(Refused("no"), "committing"), image_deleted=True)
+        snapshot = replace(
+            Snapshot.begin(request, host=HOST, created_at=now),
+            container_uuid=promised.container_uuid,
+            container_name="web",
+            engine_container_id="0" * 64,
+            copies=(Copy("glance", promised.promised_image_id, reserved=True),),
+            phase="cleanup" if ended else "committing",
+            paused_ms=1,
+            size_bytes=1,
+            sha256="0" * 64,
+            finished_at=now if ended else None,
+            fault=fault if failed else None,
+        )
+        status = {SNAPSHOT_START: "queued", SNAPSHOT_END: "active", SNAPSHOT_ERROR: "error"}
+        told = snapshot.event(
+            event_type, status=status.get(event_type, "saving"), duration_ms=1 if ended else None
+        )
+        self.router.on_event(message_of(checked(told), self.clock.now()))
+        return told
+
+    def sweep(self, seconds: float = 60.0) -> None:
+        """Let time pass, and the router look after everything once a second."""
+        self.trouble.end()
+        for _ in range(int(seconds)):
+            self.clock.advance(1)
+            self.dispatcher.sweep()
+            self.tidier().sweep()
+
+    @property
+    def image_ids(self) -> set[str]:
+        """The images that there are."""
+        return set(self.images.images)
+
+
+def message_of(event: Event, now: datetime) -> Message:
+    """Return an event as it comes off the bus."""
+    return Message(event.type, event.payload, event.requester, event.id, "test", now.isoformat())
 
 
 def checked(event: Event) -> Event:

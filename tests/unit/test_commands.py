@@ -24,6 +24,7 @@ from rich.console import Console
 from tests.support.command_line import (
     Ended,
     Run,
+    bound,
     ended,
     environment,
     names_a_cloud,
@@ -436,7 +437,9 @@ def test_a_list_is_sorted_by_the_service_or_here(tintype: Run, service: RestDoub
         "b",
         "a",
     ]
-    tintype(*names, "--sort", "nonsense").failed("?sort_key: expected")
+    for form in ("csv", "json", "table", "value", "yaml"):
+        listed = tintype("container", "list", "-f", form, "--sort", "nonsense")
+        listed.failed("?sort_key: expected")  # and nothing before it
 
 
 def test_all_projects_adds_the_project(tintype: Run, service: RestDouble) -> None:
@@ -585,6 +588,7 @@ class Terminal:
         self.process = subprocess.Popen(
             words, env=env, cwd="/", stdin=slave, stdout=slave, stderr=slave
         )
+        bound(self.process)
         os.close(slave)
         return self
 

@@ -11,8 +11,16 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
+from oslo_config import cfg
 
-from tintype.config import ConfigError, Settings, list_options, load
+from tintype.config import (
+    ConfigError,
+    Settings,
+    find_files,
+    list_options,
+    load,
+    load_for_oslo,
+)
 
 
 def conf(tmp_path: Path, text: str) -> list[str]:
@@ -221,9 +229,28 @@ def test_all_that_nobody_reads_is_named_at_once(tmp_path: Path) -> None:
     assert "secret-text" not in str(raised.value)
 
 
-def test_groups_of_oslos_libraries_may_stand_there(tmp_path: Path) -> None:
-    text = "[DEFAULT]\ndebug = true\n[oslo_messaging_rabbit]\nssl = true\n[AGENT]\nhost = h\n"
+@pytest.mark.parametrize(
+    "group",
+    [
+        "DEFAULT",
+        "oslo_messaging_rabbit",
+        "oslo_policy",
+        "oslo_middleware",
+        "keystone_authtoken",
+        "Keystone_AuthToken",
+        "cors",
+        "healthcheck",
+    ],
+)
+def test_groups_that_libraries_read_may_stand_there(tmp_path: Path, group: str) -> None:
+    text = f"[{group}]\nany_option = of theirs\n[AGENT]\nhost = h\n"
     assert load(conf(tmp_path, text)).host == "h"
+
+
+@pytest.mark.parametrize("group", ["oslo", "healthchecks", "keystone", "corsx", "policy"])
+def test_groups_that_look_like_theirs_may_not(tmp_path: Path, group: str) -> None:
+    with pytest.raises(ConfigError, match=rf"\[{group}\]: no such group"):
+        load(conf(tmp_path, f"[{group}]\n"))
 
 
 def test_every_option_is_known(tmp_path: Path) -> None:
@@ -255,3 +282,65 @@ def test_a_dollar_sign_without_an_option_is_told_without_the_secret_around_it(
         load(conf(tmp_path, "[bus]\nurl = rabbit://a:pass$word@b/\n"))
     assert "word" not in str(raised.value)
     assert load(conf(tmp_path, "[bus]\nurl = rabbit://a:p$$w@b/\n")).bus.url == "rabbit://a:p$w@b/"
+
+
+# The files, and what libraries read of them
+
+
+@pytest.mark.parametrize(
+    ("names", "files"),
+    [
+        ("/a.conf", ["/a.conf"]),
+        ("/a.conf;/b c.conf", ["/a.conf", "/b c.conf"]),
+        (";/a.conf;;", ["/a.conf"]),
+        ("", []),
+        (";", []),
+    ],
+)
+def test_files_are_named_with_semicolons_between(names: str, files: list[str]) -> None:
+    assert find_files(names) == files
+
+
+def test_where_none_is_named_the_usual_places_are_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    before = find_files(None)
+    (tmp_path / ".tintype").mkdir()
+    usual = tmp_path / ".tintype" / "tintype.conf"
+    usual.write_text("[agent]\nhost = usual\n")
+    assert str(usual) not in before
+    assert find_files(None) == [str(usual)]
+    assert load(find_files(None)).host == "usual"
+
+
+def test_libraries_read_their_own_groups_of_the_same_files(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.conf", tmp_path / "b.conf"
+    first.write_text("[oslo_policy]\npolicy_file = a.yaml\nenforce_scope = false\n")
+    second.write_text("[oslo_policy]\npolicy_file = b.yaml\n[agent]\nhost = h\n")
+    read = load_for_oslo([str(first), str(second)])
+    read.register_opts(
+        [cfg.StrOpt("policy_file"), cfg.BoolOpt("enforce_scope", default=True)], "oslo_policy"
+    )
+    assert (read.oslo_policy.policy_file, read.oslo_policy.enforce_scope) == ("b.yaml", False)
+    with environment(OS_OSLO_POLICY__POLICY_FILE="c.yaml"):
+        assert load_for_oslo([str(first)]).find_file("none") is None
+
+
+def test_libraries_find_the_files_that_stand_beside(tmp_path: Path) -> None:
+    files = conf(tmp_path, "[oslo_policy]\npolicy_file = policy.yaml\n")
+    (tmp_path / "policy.yaml").write_text("")
+    assert load_for_oslo(files).find_file("policy.yaml") == str(tmp_path / "policy.yaml")
+
+
+def test_each_has_a_configuration_of_its_own() -> None:
+    one, two = load_for_oslo(), load_for_oslo()
+    one.register_opt(cfg.StrOpt("a", default="b"), "cors")
+    assert "cors" not in two
+
+
+def test_a_wrong_file_is_told_to_libraries_users_too(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"missing\.conf"):
+        load_for_oslo([str(tmp_path / "missing.conf")])
+    with pytest.raises(ConfigError, match=r"tintype\.conf"):
+        load_for_oslo(conf(tmp_path, "no section\n[agent"))

@@ -127,7 +127,7 @@ def _indexes(table: str) -> None:
 def _fill(table: str, identity: str, read: Read) -> None:
     """Fill the columns of all rows, a batch at a time; what cannot be read is left as it is."""
     connection = op.get_bind()
-    own, record = sa.column(identity), sa.column("record")
+    own, record = sa.column(identity, sa.String), sa.column("record", sa.Text)
     rows = sa.select(own, record).select_from(sa.table(table)).order_by(own)
     query = rows.limit(BATCH).with_for_update()
     batch = connection.execute(query).all()
