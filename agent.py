@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 
@@ -79,6 +79,16 @@ def _make_rules(settings: Settings) -> Sequence[Rule]:
         return read_rules(path, validate, cron.next_after, stores) if path else ()
     except ValueError as error:
         raise ConfigError(f"[trigger] rules_file: {error}") from error
+
+
+def invoke(settings: Settings, event: Event) -> Iterator[Event]:
+    """Run the handler of an event with the configured engine and stores; yield what it returns."""
+    engine = make_engine(settings, "invoke")
+    services = make_services(settings, engine, make_agent_stores(settings))
+    try:
+        yield from {**table(), **TRIGGERS}[event.type](event, services)
+    finally:
+        engine.close()
 
 
 class Agent:

@@ -64,7 +64,7 @@ class Serve(Command):
             )
         if self.app.options.verbose_level == 1:
             logging.getLogger("alembic").setLevel(logging.WARNING)  # it lists its own plug-ins
-        _embedded().serve(settings)
+        _composed("embedded").serve(settings)
         return 0
 
 
@@ -100,7 +100,7 @@ class Invoke(Command):
             raise CommandError(f"/requester: {error}") from error
         event = Event(arguments.handler, payload, requester)
         try:
-            for result in _embedded().invoke(settings, event):
+            for result in _composed("agent").invoke(settings, event):
                 print(event_line(result), flush=True)
         except (KeyError, TypeError, ValueError) as error:
             raise CommandError(
@@ -194,9 +194,9 @@ def _settings(arguments: argparse.Namespace) -> Settings:
     return replace(settings, agent=agent, directory=images)
 
 
-def _embedded() -> ModuleType:
+def _composed(module: str) -> ModuleType:
     """Load what runs a service only where it is run: half a second that others need not wait."""
-    return importlib.import_module("tintype.embedded")
+    return importlib.import_module(f"tintype.{module}")
 
 
 def _only_loopback(host: str) -> bool:

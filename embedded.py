@@ -1,4 +1,4 @@
-"""Tintype without broker and OpenStack: what `tintype serve` and `tintype invoke` run."""
+"""Tintype without broker and OpenStack: what `tintype serve` runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,27 +15,15 @@ import waitress
 from oslo_middleware.request_id import RequestId
 
 from tintype.adapters.memory_bus import MemoryBus
-from tintype.agent import Agent, make_engine, make_services
+from tintype.agent import Agent
 from tintype.api import Wsgi, make_app, make_commits
 from tintype.config import Settings, load_for_oslo
 from tintype.core.errors import Unroutable
 from tintype.core.events import COMMIT_REQUEST, Event, Message, Requester, event_line
 from tintype.core.intake import Intake
 from tintype.core.router import Router
-from tintype.handlers import TRIGGERS, table
 from tintype.rest.identity import LoopbackIdentity
 from tintype.router import RouterService
-from tintype.stores import make_agent_stores
-
-
-def invoke(settings: Settings, event: Event) -> Iterator[Event]:
-    """Run the handler of an event with the configured engine and stores; yield what it returns."""
-    engine = make_engine(settings, "invoke")
-    services = make_services(settings, engine, make_agent_stores(settings))
-    try:
-        yield from {**table(), **TRIGGERS}[event.type](event, services)
-    finally:
-        engine.close()
 
 
 def serve(settings: Settings) -> None:

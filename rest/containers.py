@@ -119,8 +119,9 @@ def _payload(request: falcon.Request, ident: str, most_bytes: int) -> dict[str, 
         wrong = Violation("/container", "nothing, for the path names it", "it")
         raise Invalid(str(wrong), [wrong])
     for parameter, field in (("repository", "image_name"), ("tag", "tag")):
-        if parameter in given:
-            payload.setdefault(field, given[parameter])
+        if parameter in given and payload.setdefault(field, given[parameter]) != given[parameter]:
+            wrong = Violation(f"?{parameter}", f"the same as {field} in the body", "another")
+            raise Invalid(str(wrong), [wrong])
     return {**payload, "container": ident}
 
 

@@ -118,11 +118,13 @@ def _portable_pattern(value: Any) -> Any:
 
 
 def _containers() -> Json:
+    rules = SCHEMAS[COMMIT_REQUEST]["properties"]
+    name_rule, tag_rule = _plain(rules["image_name"]), _plain(rules["tag"])
     ident = _parameter(
         "ident",
         "path",
         "Uuid, engine id (or 12 or more of its start) or name.",
-        _plain(SCHEMAS[COMMIT_REQUEST]["properties"]["container"]),
+        _plain(rules["container"]),
     )
     key = _parameter(
         "Idempotency-Key",
@@ -167,8 +169,10 @@ def _containers() -> Json:
                 "description": COMMIT_WORDS,
                 "parameters": [
                     key,
-                    _parameter("repository", "query", "In place of `image_name` in the body."),
-                    _parameter("tag", "query", "In place of `tag` in the body."),
+                    _parameter(
+                        "repository", "query", "In place of `image_name` in the body.", name_rule
+                    ),
+                    _parameter("tag", "query", "In place of `tag` in the body.", tag_rule),
                 ],
                 "requestBody": {"required": False, "content": _json("CommitRequest")},
             },
@@ -221,6 +225,17 @@ def _open() -> Json:
         "/openapi.json": _get(
             "openapi", "Describe this service", _body("This document.", {"type": "object"})
         ),
+        "/metrics": {
+            "get": {
+                "operationId": "metrics",
+                "summary": "Count requests and their seconds",
+                "responses": {
+                    "200": _body("Counts, in Prometheus' text format.", _TEXT, "text/plain"),
+                    "503": _refusal(503),
+                },
+                "security": [],
+            }
+        },
     }
 
 
@@ -301,11 +316,11 @@ def _answer(words: str, schema: str) -> Json:
     return _body(words, {"$ref": f"#/components/schemas/{schema}"})
 
 
-def _body(words: str, schema: Json) -> Json:
+def _body(words: str, schema: Json, kind: str = "application/json") -> Json:
     return {
         "description": words,
         "headers": {"X-Openstack-Request-Id": {"$ref": "#/components/headers/RequestId"}},
-        "content": {"application/json": {"schema": schema}},
+        "content": {kind: {"schema": schema}},
     }
 
 

@@ -37,7 +37,7 @@ snapshots = {{ values = {snapshots} }}
 [[operations]]
 include-path-regex = "^/v1/containers/"
 [operations.parameters]
-"path.ident" = {{ dictionary = "containers", probability = 0.3 }}
+"path.ident" = {{ dictionary = "containers", probability = 0.5 }}
 
 [[operations]]
 include-path-regex = "^/v1/snapshots/"
@@ -76,6 +76,7 @@ def test_short(site: Site, cloud: Cloud, container: Containers, traffic: Traffic
         ids = site.commit(each.name, cloud.alice).json()
         site.ended(ids["snapshot_id"])
         snaps += [ids["snapshot_id"], ids["request_id"]]
+    site.agent.stop()
     people = tmp_path / "people.json"
     people.write_text(json.dumps({"auth": [
         {"name": name, "fixedHeaders": [{"name": "X-Auth-Token", "value": cloud.token(getattr(cloud, name))}]}

@@ -15,8 +15,10 @@ from schemathesis.openapi.checks import RejectedPositiveData, UseAfterFree
 NOT_IN_SCHEMA = (
     "/image_id: expected an image of yours that waits for data",
     "/request_id: expected the same as the Idempotency-Key",
+    "?repository: expected the same as image_name in the body",
+    "?tag: expected the same as tag in the body",
 )
-"""How refusals begin of what depends on the image service, or on a header and the body at once."""
+"""How refusals begin of what depends on the image service, or on two parts of a request at once."""
 
 
 @schemathesis.hook
