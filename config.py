@@ -187,7 +187,7 @@ class EngineSettings:
 
 @dataclass(frozen=True, slots=True)
 class GlanceSettings:
-    """Group `[glance]`: the image service, reached with a service user of role admin."""
+    """Group `[glance]`: the image service, reached with a service user (docs/credentials.md)."""
 
     auth_url: str = _option("", "Keystone's address, for example https://keystone:5000/v3.")
     username: str = _option("tintype", "Service user.")

@@ -19,7 +19,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
-from api_cloud import Alice, Containers, RunsImages
+from api_cloud import Containers, Member, RunsImages
 from api_load import TIMES
 from api_service import THREADS, WORKERS, require_gunicorn
 from api_turns import CONTENDERS, FLOORS, OURS, Lab, Result
@@ -59,14 +59,20 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         images = RunsImages(stack)
         at_end.callback(images.connection.close)
         at_end.callback(images.remove)
-        alice = at_end.enter_context(closing(Alice(stack)))
+        member = at_end.enter_context(closing(Member(stack)))
         containers = at_end.enter_context(
-            closing(Containers(stack, arguments.containers, alice.project_id))
+            closing(Containers(stack, arguments.containers, member.project_id))
         )
         at_end.callback(turn_deaf)
         document = surroundings(stack)
         lab = Lab(
-            stack, alice, images, containers, arguments.requests, arguments.retries, arguments.index
+            stack,
+            member,
+            images,
+            containers,
+            arguments.requests,
+            arguments.retries,
+            arguments.index,
         )
         results = [_round(lab, number) for number in range(arguments.rounds)]
         document["load_average_after"] = os.getloadavg()

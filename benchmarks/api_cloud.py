@@ -1,38 +1,58 @@
-"""Alice of the development stack, small running containers of her project, and her images."""
+"""A user with a project of its own, small running containers of that project, and its images."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+import uuid
 from contextlib import suppress
 from dataclasses import replace
 
 import docker
 from docker.errors import NotFound
+from keystoneauth1.session import Session
 from lab import Images, Stack
 from subject import IMAGES, LABEL
 
 from tintype.adapters.openstack_access import connect
 
 
-class Alice:
-    """An ordinary user: member of a project."""
+class Member:
+    """An ordinary user, member of a project which is new: nobody else clears away there."""
 
     def __init__(self, stack: Stack) -> None:
-        """Prepare; nothing is sent yet."""
+        """Make user and project, both of the run's name."""
+        self._keystone = stack.env["TINTYPE_TEST_KEYSTONE_URL"]
+        admin = replace(
+            stack.glance,
+            username=stack.env["TINTYPE_TEST_ADMIN_USER"],
+            password=stack.env["TINTYPE_TEST_ADMIN_PASSWORD"],
+            project_name=stack.env["TINTYPE_TEST_ADMIN_PROJECT"],
+        )
+        password = uuid.uuid4().hex
+        self._admin = connect(admin)
+        self._made: list[str] = []
+        try:
+            self.project_id = self._make("project", name=stack.run)
+            user_id = self._make("user", name=stack.run, password=password)
+            (role,) = self._session.get(f"{self._keystone}/roles?name=member").json()["roles"]
+            grant = f"projects/{self.project_id}/users/{user_id}/roles/{role['id']}"
+            self._session.put(f"{self._keystone}/{grant}")
+        except BaseException:
+            self.close()
+            raise
         self._connection = connect(
-            replace(
-                stack.glance,
-                username=stack.env["TINTYPE_TEST_ALICE_USER"],
-                password=stack.env["TINTYPE_TEST_ALICE_PASSWORD"],
-                project_name=stack.env["TINTYPE_TEST_ALICE_PROJECT"],
-            )
+            replace(stack.glance, username=stack.run, password=password, project_name=stack.run)
         )
 
     @property
-    def project_id(self) -> str:
-        """The id of her project."""
-        return str(self._connection.session.get_project_id())
+    def _session(self) -> Session:
+        return self._admin.session
+
+    def _make(self, kind: str, **about: str) -> str:
+        made = self._session.post(f"{self._keystone}/{kind}s", json={kind: about}).json()[kind]
+        self._made.append(f"{self._keystone}/{kind}s/{made['id']}")
+        return str(made["id"])
 
     def token(self) -> str:
         """Return a token that nobody has seen before."""
@@ -40,8 +60,10 @@ class Alice:
         return str(self._connection.session.get_token())
 
     def close(self) -> None:
-        """Disconnect."""
-        self._connection.close()
+        """Remove both."""
+        for url in reversed(self._made):
+            self._session.delete(url)
+        self._admin.close()
 
 
 class Containers:

@@ -61,6 +61,11 @@ class Answer:
         """Whether it is a 202 in the end."""
         return self.last.status == http.client.ACCEPTED
 
+    @property
+    def request_id(self) -> str:
+        """What the events call the request: after a 503 another than the one that was sent."""
+        return str(self.last.body.get("request_id"))
+
 
 def post(url: str, token: str, body: Mapping[str, Any]) -> Reply:
     """Send JSON on a new connection, which is closed after the answer."""

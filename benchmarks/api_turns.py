@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import requests
-from api_cloud import Alice, Containers, RunsImages
+from api_cloud import Containers, Member, RunsImages
 from api_floor import Floor
 from api_load import Answer, Reply, all_at_once, post, times
 from api_service import THREADS, WORKERS, Service, configure
@@ -28,6 +28,9 @@ from tintype.core.events import OUTCOMES, SNAPSHOT_END
 OUTCOME_SECONDS = 1800.0
 """When outcomes that have not come are lost."""
 
+CLEARED_SECONDS = 180.0
+"""When images of attempts that failed must be gone: routers delete what the service could not."""
+
 WARM_UP = WORKERS * THREADS
 """Requests before the clock: modules, connections, tables and tokens are there then."""
 
@@ -39,7 +42,7 @@ class Lab:
     """What all turns share."""
 
     stack: Stack
-    alice: Alice
+    member: Member
     images: RunsImages
     containers: Containers
     requests: int
@@ -61,24 +64,21 @@ def _tintype(lab: Lab, listener: Listener, *, waiting: bool) -> Result:
         service = Service("tintype.wsgi:application", listener.folder, configure(lab.stack, config))
         witness = at_end.enter_context(closing(Witness(listener)))
         url = at_end.enter_context(service.running())
-        bench = _Bench(lab, url, lab.alice.token(), witness)
+        bench = _Bench(lab, url, lab.member.token(), witness)
         with listener.running(config) as process:
             bench.await_containers()
             warm = bench.ask(WARM_UP)
             bench.follow(warm, partial(listener.check, process))
             if not waiting:
                 asked = bench.ask(lab.requests)
-                told = bench.follow(asked, partial(listener.check, process))
+                told = bench.settle([*warm, *asked], partial(listener.check, process))
         if waiting:
             asked = bench.ask(lab.requests)
             with listener.running(config) as process:
-                told = bench.follow(asked, partial(listener.check, process))
-        found = times(list(asked.values())) | told
-        found["promise"] = bench.check({**warm, **asked})
-        if not found["promise"]["kept"]:
-            found["faults"] = bench.faults(asked)
-            found["log"] = service.log[-2000:]
-        return found
+                told = bench.settle([*warm, *asked], partial(listener.check, process))
+        if not told["promise"]["kept"]:
+            told |= {"faults": bench.faults(asked), "log": service.log[-2000:]}
+        return times(asked) | told
 
 
 class _Bench:
@@ -103,63 +103,67 @@ class _Bench:
         )
         return answer.ok and answer.json()["state"] == "Running"
 
-    def ask(self, count: int) -> dict[str, Answer]:
-        """Ask for so many snapshots at once; return the answer to each request id."""
+    def ask(self, count: int) -> list[Answer]:
+        """Ask for so many snapshots at once; return the answers."""
         names = self._lab.containers.names
-        ids = [str(uuid.uuid4()) for _ in range(count)]
         calls = [
             partial(
                 post,
                 f"{self._url}/v1/containers/{names[number % len(names)]}/commit",
                 self._token,
-                {"image_name": self._lab.stack.run, "request_id": request_id},
+                {"image_name": self._lab.stack.run, "request_id": str(uuid.uuid4())},
             )
-            for number, request_id in enumerate(ids)
+            for number in range(count)
         ]
-        return dict(zip(ids, all_at_once(calls, self._lab.retries), strict=True))
+        return all_at_once(calls, self._lab.retries)
 
-    def follow(self, asked: Mapping[str, Answer], check: Callable[[], None]) -> Result:
-        """Wait for the outcome of all that were promised; say how long the last took.
-
-        Seconds from the first request: what is late counts as lost, and is no error here.
-        """
-        promised = [ident for ident, answer in asked.items() if answer.accepted]
-        began = min(answer.began for answer in asked.values())
+    def follow(self, asked: Sequence[Answer], check: Callable[[], None]) -> None:
+        """Wait for the outcome of all that were promised; what is late is lost, and no error."""
+        promised = {answer.request_id for answer in asked if answer.accepted}
         give_up = time.monotonic() + OUTCOME_SECONDS
-        left = promised
-        while left and time.monotonic() < give_up:
+        while promised - self._outcomes().keys() and time.monotonic() < give_up:
             check()
             time.sleep(0.1)
-            ended = self._outcomes()
-            left = [ident for ident in left if ident not in ended]
-        return {"last_outcome_seconds": round(time.monotonic() - began, 1)}
 
-    def check(self, asked: Mapping[str, Answer]) -> dict[str, Any]:
+    def settle(self, asked: Sequence[Answer], check: Callable[[], None]) -> Result:
+        """Wait for all outcomes, and for what routers have to clear away; judge what is there."""
+        began = time.monotonic()
+        self.follow(asked, check)
+        seconds = round(time.monotonic() - began, 1)
+        give_up = time.monotonic() + CLEARED_SECONDS
+        promise = self._judge(asked)
+        while promise["images_without_end"] and time.monotonic() < give_up:
+            time.sleep(1)
+            promise = self._judge(asked)
+        return {"ends_after_answers_seconds": seconds, "promise": promise}
+
+    def _judge(self, asked: Sequence[Answer]) -> dict[str, Any]:
         """Compare answers, outcomes and images: each request has one of each, or it is broken."""
         outcomes, statuses = self._outcomes(), self._lab.images.statuses()
-        told = [event_type for ident in asked for event_type, _ in outcomes.get(ident, ())]
+        told = [each for answer in asked for each in outcomes.get(answer.request_id, ())]
+        kinds = Counter(event_type for event_type, _ in told)
         filled = set()
-        for ident, answer in asked.items():
+        for answer in asked:
             image_id = str(answer.last.body.get("image_id"))
-            ended = [(kind, payload["image_id"]) for kind, payload in outcomes.get(ident, ())]
+            ended = [(kind, end["image_id"]) for kind, end in outcomes.get(answer.request_id, ())]
             if ended == [(SNAPSHOT_END, image_id)] and statuses.get(image_id) == "active":
                 filled.add(image_id)
-        promised = [ident for ident, answer in asked.items() if answer.accepted]
+        promised = [answer for answer in asked if answer.accepted]
         return {
             "asked": len(asked),
             "answered_202": len(promised),
-            "ends": told.count(SNAPSHOT_END),
-            "errors": len(told) - told.count(SNAPSHOT_END),
+            "ends": kinds[SNAPSHOT_END],
+            "errors": len(told) - kinds[SNAPSHOT_END],
             "active_images": Counter(statuses.values())["active"],
-            "lost": sum(ident not in outcomes for ident in promised),
+            "lost": sum(answer.request_id not in outcomes for answer in promised),
             "images_without_end": len(statuses.keys() - filled),
             "kept": len(asked) == len(promised) == len(filled) == len(statuses) == len(told),
         }
 
-    def faults(self, asked: Mapping[str, Answer], most: int = 5) -> list[str]:
+    def faults(self, asked: Sequence[Answer], most: int = 5) -> list[str]:
         """Return the faults of some of the requests that have failed."""
         outcomes = self._outcomes()
-        told = [payload for ident in asked for _, payload in outcomes.get(ident, ())]
+        told = [each for answer in asked for _, each in outcomes.get(answer.request_id, ())]
         return [str(payload["fault"]) for payload in told if payload.get("fault")][:most]
 
     def _outcomes(self) -> dict[str, list[tuple[str, dict[str, Any]]]]:
@@ -177,7 +181,7 @@ class _Bench:
 def _direct(lab: Lab, listener: Listener) -> Result:
     """Do the two calls from as many threads as there are requests, with no service between."""
     with _floor(lab, listener) as (floor, _):
-        token = lab.alice.token()
+        token = lab.member.token()
 
         def call() -> Reply:
             try:
@@ -193,7 +197,7 @@ def _served(lab: Lab, listener: Listener) -> Result:
     with _floor(lab, listener) as (floor, config):
         service = Service("api_floor:make_application()", listener.folder, config)
         with service.running() as url:
-            token = lab.alice.token()
+            token = lab.member.token()
 
             def ask(count: int) -> list[Answer]:
                 calls = [partial(post, f"{url}/commit", token, _body(lab)) for _ in range(count)]

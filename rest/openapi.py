@@ -135,10 +135,7 @@ def _containers() -> Json:
     )
     accepted = _answer("The snapshot is promised.", "Promise")
     accepted["headers"]["Location"] = _header("Where to look how it stands.", required=True)
-    accepted["links"] = {
-        name: {"operationId": name, "parameters": {"ident": "$response.body#/snapshot_id"}}
-        for name in ("showSnapshot", "cancelSnapshot")
-    }
+    accepted["links"] = _links("snapshot_id", "showSnapshot", "cancelSnapshot")
     commit = _operation(
         "commit", "Snapshot a container", {"202": accepted}, (400, 401, 403, 404, 409, 413, 415)
     )
@@ -146,7 +143,11 @@ def _containers() -> Json:
     return {
         "/v1/containers": {
             "get": {
-                **_list_operation("Container", "containers"),
+                **_list_operation(
+                    "Container",
+                    "containers",
+                    _links("containers/0/uuid", "showContainer", "commit"),
+                ),
                 "parameters": _list_parameters(CONTAINER_FIELDS[:-1], CONTAINER_SORTS),
             }
         },
@@ -188,7 +189,11 @@ def _snapshots() -> Json:
     return {
         "/v1/snapshots": {
             "get": {
-                **_list_operation("Snapshot", "snapshots"),
+                **_list_operation(
+                    "Snapshot",
+                    "snapshots",
+                    _links("snapshots/0/snapshot_id", "showSnapshot", "cancelSnapshot"),
+                ),
                 "parameters": _list_parameters(SNAPSHOT_FIELDS[:-1], SNAPSHOT_SORTS),
             }
         },
@@ -263,7 +268,7 @@ def _refusal(code: int) -> Json:
     return answer
 
 
-def _list_operation(kind: str, name: str) -> Json:
+def _list_operation(kind: str, name: str, links: Json) -> Json:
     page = {
         "type": "object",
         "properties": {
@@ -273,8 +278,15 @@ def _list_operation(kind: str, name: str) -> Json:
         "required": [name],
         "additionalProperties": False,
     }
-    answers = {"200": _body(f"A page of {name}; `links` where there may be another.", page)}
+    answer = _body(f"A page of {name}; `links` where there may be another.", page)
+    answers = {"200": {**answer, "links": links}}
     return _operation(f"list{kind}s", f"List {name}", answers, (400, 401, 403, 404))
+
+
+def _links(pointer: str, *operations: str) -> Json:
+    """Return what can be asked about a thing whose id is in the answer."""
+    parameters = {"ident": f"$response.body#/{pointer}"}
+    return {name: {"operationId": name, "parameters": parameters} for name in operations}
 
 
 def _list_parameters(filters: Sequence[str], sorts: Sequence[str]) -> list[Json]:

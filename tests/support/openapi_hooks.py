@@ -12,27 +12,33 @@ from schemathesis import Case, HookContext, Response
 from schemathesis.core.failures import Failure
 from schemathesis.openapi.checks import RejectedPositiveData, UseAfterFree
 
-NOT_IN_SCHEMA = (
-    "/image_id: expected an image of yours that waits for data",
-    "/request_id: expected the same as the Idempotency-Key",
-    "?repository: expected the same as image_name in the body",
-    "?tag: expected the same as tag in the body",
-)
-"""How refusals begin of what depends on the image service, or on two parts of a request at once."""
+IMAGE_ID = "/image_id: expected an image of yours that waits for data"
+"""How a refusal begins that depends on what is in the image service."""
+
+COMMIT = "/v1/containers/{ident}/commit"
+
+
+@schemathesis.hook
+def before_call(context: HookContext, case: Case, kwargs: dict[str, Any]) -> None:
+    """Let a valid request say each thing once: OpenAPI has no words for "not in two places"."""
+    if case.operation.path != COMMIT or case.meta is None or case.meta.generation.mode.is_negative:
+        return
+    body = case.body if isinstance(case.body, dict) else {}
+    if "request_id" in body:
+        case.headers.pop("Idempotency-Key", None)
+    for parameter, field in (("repository", "image_name"), ("tag", "tag")):
+        if field in body:
+            case.query.pop(parameter, None)
+    if "image_name" not in body:
+        case.query.setdefault("repository", "web")
 
 
 @schemathesis.hook
 def filter_failure(context: HookContext, failure: Failure, case: Case, response: Response) -> bool:
     """Tell whether what a check has found is a fault."""
     if isinstance(failure, RejectedPositiveData) and response.status_code == 400:
-        return not all(error["detail"].startswith(NOT_IN_SCHEMA) for error in errors_of(response))
+        return not response.json()["errors"][0]["detail"].startswith(IMAGE_ID)
     if isinstance(failure, UseAfterFree):
         # Our DELETE stops a snapshot's making. Its record stays, for it tells the outcome.
         return case.operation.path != "/v1/snapshots/{ident}"
     return True
-
-
-def errors_of(response: Response) -> list[dict[str, Any]]:
-    """Return the errors in an answer of ours."""
-    found: list[dict[str, Any]] = response.json()["errors"]
-    return found

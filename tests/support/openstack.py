@@ -119,9 +119,14 @@ class LimitedGlance:
 @pytest.fixture
 def cloud() -> Iterator[Cloud]:
     """The stack's Keystone and Glance; what a test leaves there is removed after it."""
-    cloud = Cloud(*map(_settings, ("SERVICE", "ALICE", "BOB", "CAROL", "ADMIN")))
+    cloud = everybody()
     yield cloud
     cloud.clean()
+
+
+def everybody() -> Cloud:
+    """Return the stack's Keystone and Glance; `clean` closes what was opened there."""
+    return Cloud(*map(_settings, ("SERVICE", "ALICE", "BOB", "CAROL", "ADMIN")))
 
 
 @pytest.fixture

@@ -22,8 +22,8 @@ from tests.support.agent import (
     bus_options,
     glance_options,
 )
-from tests.support.openstack import Cloud
-from tests.support.rabbit import until
+from tests.support.openstack import Cloud, everybody
+from tests.support.rabbit import Broker, until
 from tintype.adapters.openstack_access import GlanceSettings
 
 SERVICE_TYPES = {"container-snapshot": "", "container": "/v1"}
@@ -40,7 +40,13 @@ class ApiProcess(ListenerProcess):
         assert kill_at is None
         port = self.url.rpartition(":")[2] or "0"
         command = [sys.executable, "-m", "gunicorn", "tintype.wsgi:application"]
-        options = ["--workers=2", "--threads=8", "--timeout=60", "--no-control-socket", f"--bind=127.0.0.1:{port}"]
+        options = [
+            "--workers=2",
+            "--threads=8",
+            "--timeout=60",
+            "--no-control-socket",
+            f"--bind=127.0.0.1:{port}",
+        ]
         self._starts = self.log().count("Booting worker") + 2
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -63,8 +69,8 @@ class ApiProcess(ListenerProcess):
 
     def _answers(self) -> bool:
         try:
-            return requests.get(f"{self.url}/", timeout=5).ok
-        except requests.ConnectionError:
+            return requests.get(f"{self.url}/", timeout=30).ok
+        except (requests.ConnectionError, requests.Timeout):
             return False
 
     def kill(self) -> None:
@@ -215,6 +221,24 @@ def authtoken_options(cloud: Cloud) -> dict[str, object]:
         "service_token_roles_required": "true",
         "token_cache_time": -1,
     }
+
+
+@pytest.fixture(scope="module")
+def running(
+    tmp_path_factory: pytest.TempPathFactory, broker: Broker, engine_url: str
+) -> Iterator[Site]:
+    """A REST service that is up, for all tests of a module that leave it so."""
+    folder, cloud = tmp_path_factory.mktemp("site"), everybody()
+    agent = AgentProcess(folder, broker, cloud, engine_url)
+    site = Site(folder, agent, cloud)
+    try:
+        site.start()
+        yield site
+    finally:
+        site.close()
+        agent.close()
+        print(agent.log())
+        cloud.clean()
 
 
 @pytest.fixture
