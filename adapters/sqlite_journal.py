@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -98,6 +98,8 @@ WHERE state = 'ready' AND not_before <= :now
            OR (other.state = 'ready' AND other.seq < mine.seq AND other.place >= mine.place))))
 ORDER BY seq LIMIT 1
 """
+
+LETTERS = "SELECT * FROM dead_letters ORDER BY id"
 
 CONTAINER_EVENTS_KEPT = timedelta(hours=1)
 """How long a confirmed event about a container is remembered, against telling it twice; and one
@@ -387,11 +389,8 @@ class SqliteJournal:
     def dead_letters(self) -> Sequence[DeadLetter]:
         """Return all dead letters."""
         with self.transaction() as db:
-            rows = db.execute("SELECT * FROM dead_letters ORDER BY id").fetchall()
-        return [
-            DeadLetter(row["id"], row["received_at"], row["reason"], _load_message(row["message"]))
-            for row in rows
-        ]
+            rows = db.execute(LETTERS).fetchall()
+        return [_letter(row) for row in rows]
 
     def prune(self, before: datetime) -> int:
         """Forget what ended before then; unconfirmed events stay."""
@@ -445,11 +444,31 @@ class SqliteJournal:
             self._guard = None
 
 
+def read_dead_letters(path: Path) -> Iterator[DeadLetter]:
+    """Yield the dead letters of a journal that another process may be working with, oldest first.
+
+    Changes nothing in it. Raises OSError when there is no such journal, or none that can be read.
+    """
+    if not path.is_file():
+        raise OSError(f"there is no journal {path}")
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+            db.row_factory = sqlite3.Row
+            _require_our_version(db, path)
+            for row in db.execute(LETTERS):
+                yield _letter(row)
+    except sqlite3.Error as error:
+        raise OSError(f"{path}: {error}") from error
+
+
 def _connect(path: Path | str) -> sqlite3.Connection:
     """Open the database and bring it into shape; what fails leaves nothing open."""
     db = sqlite3.connect(path, timeout=10.0, isolation_level=None, check_same_thread=False)
     try:
         db.row_factory = sqlite3.Row
+        if db.execute("SELECT 1 FROM sqlite_master").fetchone() is None:
+            # First of all: a file that a kill leaves half made is known as ours.
+            db.execute(f"PRAGMA user_version = {VERSION}")
         _require_our_version(db, path)
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
@@ -465,10 +484,7 @@ def _connect(path: Path | str) -> sqlite3.Connection:
 
 
 def _require_our_version(db: sqlite3.Connection, path: Path | str) -> None:
-    """Mark a new file as of our version. Raises OSError for one of another."""
-    if db.execute("SELECT 1 FROM sqlite_master").fetchone() is None:
-        # First of all: a file that a kill leaves half made is known as ours.
-        db.execute(f"PRAGMA user_version = {VERSION}")
+    """Raise OSError for a file of another version."""
     found = db.execute("PRAGMA user_version").fetchone()[0]
     if found != VERSION:
         raise OSError(
@@ -517,6 +533,10 @@ def _spend(db: sqlite3.Connection, request_id: str) -> None:
 
 def _cancellation(text: str | None) -> Cancellation | None:
     return None if text is None else Cancellation(**json.loads(text))
+
+
+def _letter(row: sqlite3.Row) -> DeadLetter:
+    return DeadLetter(row["id"], row["received_at"], row["reason"], _load_message(row["message"]))
 
 
 def _load_message(text: str) -> dict[str, Any]:

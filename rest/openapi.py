@@ -29,6 +29,8 @@ the `Location`, or wait for `image.snapshot.end` or `.error` on the bus.
 Fields may be written with dashes (`image-name`), as in Zun's specification. Its clients send
 `?repository=NAME&tag=TAG` without a body, which is understood as well."""
 
+_COMMIT_ERRORS = (400, 401, 403, 404, 409, 411, 413, 415)
+
 _ERRORS: Mapping[int, str] = {
     400: "The request is wrong: each fault is named, with its JSON pointer.",
     401: "No token, or one that is not valid.",
@@ -36,6 +38,7 @@ _ERRORS: Mapping[int, str] = {
     404: "There is no such thing, or none that you may see.",
     406: "Answers are JSON.",
     409: "Not in this state; or an ambiguous name; or the same key with another request.",
+    411: "The server wants a Content-Length: it takes no chunked bodies.",
     413: "A quota is reached, or the body is too long.",
     415: "Bodies are JSON.",
     503: "Something needed is away. Nothing was promised; try again after Retry-After.",
@@ -137,7 +140,7 @@ def _containers() -> Json:
     accepted["headers"]["Location"] = _header("Where to look how it stands.", required=True)
     accepted["links"] = _links("snapshot_id", "showSnapshot", "cancelSnapshot")
     commit = _operation(
-        "commit", "Snapshot a container", {"202": accepted}, (400, 401, 403, 404, 409, 413, 415)
+        "commit", "Snapshot a container", {"202": accepted}, _COMMIT_ERRORS
     )
     host = _parameter("host", "query", "Where several hosts have one of this name.")
     return {

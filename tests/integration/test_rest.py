@@ -22,7 +22,7 @@ from tests.support.agent import AgentProcess, left_on
 from tests.support.docker import Containers
 from tests.support.openstack import Cloud
 from tests.support.rabbit import until
-from tests.support.rest import Site, owned_by
+from tests.support.rest import Site, UwsgiProcess, owned_by
 from tintype.core.ports import ContainerState
 
 CONTENT = b"written before the snapshot"
@@ -120,6 +120,24 @@ def test_an_image_that_the_caller_reserved_is_filled(running: Site, cloud: Cloud
     assert running.ended(answer.json()["snapshot_id"])["status"] == "active"
 
 
+def test_it_runs_under_uwsgi_as_well(site: Site, cloud: Cloud, container: Containers) -> None:
+    options = site.api.options
+    site.api = UwsgiProcess(site.api.folder, "uwsgi")
+    site.api.options = options
+    site.start()
+    web = a_web(site, cloud, container)
+    refused(site.commit(web, cloud.bob), 404)
+    refused(site.call("GET", "/v1/containers"), 401)
+    chunks = (part for part in (b'{"image_name": ', b'"test/rest"}'))
+    headers = {"Content-Type": "application/json"}
+    path = f"/v1/containers/{web}/commit"
+    # uWSGI hands a chunked body over by a call of its own only; gunicorn ends it itself.
+    refused(site.call("POST", path, cloud.alice, data=chunks, headers=headers), 411)
+    answer = site.commit(web, cloud.alice)
+    assert site.ended(answer.json()["snapshot_id"])["status"] == "active"
+    assert site.api.stop() in {0, 30}, "die-on-term"
+
+
 # What is refused, and how
 
 
@@ -143,6 +161,9 @@ def test_bad_requests_name_each_fault_by_its_pointer(running: Site, cloud: Cloud
     assert error["pointer"] == "/image_id"
     answer = running.call("POST", path, cloud.alice, data=b"<a/>")
     refused(answer, 415)
+    chunks = (part for part in (b'{"image_name": ', b'"NO"}'))
+    answer = running.call("POST", path, cloud.alice, data=chunks, headers=headers)
+    assert refused(answer, 400)[0]["pointer"] == "/image_name"
 
 
 def test_without_a_valid_token_nothing_is_told(running: Site, cloud: Cloud, web: str) -> None:

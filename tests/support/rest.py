@@ -36,21 +36,12 @@ class ApiProcess(ListenerProcess):
     url = ""
 
     def start(self, *, kill_at: int | None = None) -> None:
-        """Start gunicorn on a free port, the same one again after a restart."""
+        """Start the server on a free port, the same one again after a restart."""
         assert kill_at is None
-        port = self.url.rpartition(":")[2] or "0"
-        command = [sys.executable, "-m", "gunicorn", "tintype.wsgi:application"]
-        options = [
-            "--workers=2",
-            "--threads=8",
-            "--timeout=60",
-            "--no-control-socket",
-            f"--bind=127.0.0.1:{port}",
-        ]
         self._starts = self.log().count("Booting worker") + 2
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*command, *options],
+                self.command(int(self.url.rpartition(":")[2] or "0")),
                 stdout=log,
                 stderr=log,
                 cwd=self.folder,
@@ -60,6 +51,12 @@ class ApiProcess(ListenerProcess):
                     "OS_TINTYPE_CONFIG_FILES": str(self.config),
                 },
             )
+
+    def command(self, port: int) -> list[str]:
+        """Return the server's command line; port 0: a free one, which it logs."""
+        command = [sys.executable, "-m", "gunicorn", "tintype.wsgi:application"]
+        options = ["--workers=2", "--threads=8", "--timeout=60", "--no-control-socket"]
+        return [*command, *options, f"--bind=127.0.0.1:{port}"]
 
     def await_up(self) -> None:
         """Wait until both workers are there."""
@@ -81,6 +78,25 @@ class ApiProcess(ListenerProcess):
         for child in children.split():
             os.kill(int(child), signal.SIGKILL)
         self.process.wait()
+
+
+class UwsgiProcess(ApiProcess):
+    """The same under uWSGI."""
+
+    def command(self, port: int) -> list[str]:
+        """Return the server's command line."""
+        options = ["--master", "--processes=2", "--threads=4", "--lazy-apps", "--die-on-term"]
+        where = f"--http-socket=127.0.0.1:{port}"
+        home = f"--virtualenv={sys.prefix}"
+        program = str(Path(sys.executable).parent / "uwsgi")
+        return [program, where, home, *options, "--module=tintype.wsgi"]
+
+    def await_up(self) -> None:
+        """Wait until it answers."""
+        until(lambda: "uwsgi socket 0 bound" in self.log(), "uWSGI to be up")
+        bound = re.findall(r"uwsgi socket 0 bound to TCP address (\S+)", self.log())[-1]
+        self.url = f"http://{bound}"
+        until(self._answers, "the service to answer")
 
 
 class Site:
