@@ -23,6 +23,7 @@ from tintype.commands.client import CommandError
 from tintype.commands.commit import require_valid
 from tintype.commands.lists import count
 from tintype.config import Settings, load
+from tintype.core.errors import Invalid
 from tintype.core.events import (
     COMMIT_REQUEST,
     Event,
@@ -33,7 +34,6 @@ from tintype.core.events import (
     is_lifecycle,
 )
 from tintype.core.ownership import IDENT_LENGTH
-from tintype.core.ports import DeadLetter
 from tintype.handlers import TRIGGERS, table
 
 LISTED = ("id", "role", "received_at", "reason", "event_type", "container", "request_id")
@@ -56,9 +56,10 @@ class ListDeadLetters(Lister):
         self, arguments: argparse.Namespace
     ) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
         """Read the journal, the routers' database, or both."""
-        settings = _settings(arguments)
-        kept = _composed("dead_letters").read(settings, arguments.role)
-        records = sorted(map(_summary, kept), key=lambda one: one["received_at"], reverse=True)
+        letters = _composed("dead_letters")
+        kept = letters.read(_settings(arguments), arguments.role)
+        found = map(letters.summary, kept)
+        records = sorted(found, key=lambda one: one["received_at"], reverse=True)
         if arguments.formatter not in words.AS_THEY_ARE:
             longest = IN_TABLES if arguments.formatter == "table" else None
             records = [_in_lines(record, longest) for record in records]
@@ -79,7 +80,7 @@ class ShowDeadLetter(ShowOne):
         """Find the dead letter; a table has its message in many lines."""
         settings = _settings(arguments)
         role, letter = _composed("dead_letters").find(settings, arguments.id, arguments.role)
-        record = {**asdict(letter), "role": role}
+        record = {"role": role, **{name: getattr(letter, name) for name in SHOWN if name != "role"}}
         if arguments.formatter not in words.AS_THEY_ARE:
             record = _in_lines(record)
         if arguments.formatter == "table":
@@ -113,12 +114,14 @@ class ReplayDeadLetter(ShowOne):
     def take_action(self, arguments: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:
         """Publish, and say under which `request_id` to look for what becomes of it."""
         settings = _settings(arguments)
-        document = read_json(arguments.payload) if arguments.payload else None
-        payload = None if document is None else document.get("payload", document)
+        payload = _payload(arguments.payload) if arguments.payload else None
         requester = _requester(arguments, settings.default_requester)
         letters = _composed("dead_letters")
         kept = letters.find(settings, arguments.id, arguments.role)
-        event = letters.replay(settings, kept, payload, requester)
+        try:
+            event = letters.replay(settings, kept, payload, requester)
+        except Invalid as error:
+            raise CommandError(f"{error} (--payload FILE sends another)") from error
         record = {
             "request_id": event.payload["request_id"],
             "event_type": event.type,
@@ -272,31 +275,15 @@ def _add_role_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _summary(kept: tuple[str, DeadLetter]) -> dict[str, Any]:
-    role, letter = kept
-    payload = letter.message.get("payload")
-    fields = payload if isinstance(payload, Mapping) else {}
-    return {
-        "id": letter.id,
-        "role": role,
-        "received_at": letter.received_at,
-        "reason": letter.reason,
-        "event_type": letter.message.get("event_type"),
-        "container": fields.get("container") or fields.get("container_uuid"),
-        "request_id": fields.get("request_id"),
-    }
-
-
 def _in_lines(record: Mapping[str, Any], longest: int | None = None) -> dict[str, Any]:
     """Return a record whose texts, which anybody may have sent, do nothing to a terminal."""
     lines = {name: words.one_line(v) for name, v in record.items() if isinstance(v, str)}
     if longest is not None:
-        lines = {name: _shortened(line, longest) for name, line in lines.items()}
+        lines = {
+            name: line if len(line) <= longest else f"{line[: longest - 1]}…"
+            for name, line in lines.items()
+        }
     return {**record, **lines}
-
-
-def _shortened(line: str, longest: int) -> str:
-    return line if len(line) <= longest else f"{line[: longest - 1]}…"
 
 
 def _ident(text: str) -> str:
@@ -306,6 +293,14 @@ def _ident(text: str) -> str:
             f"expected 1 to {IDENT_LENGTH} printable characters, got {text!r:.80}"
         )
     return text
+
+
+def _payload(name: str) -> dict[str, Any]:
+    document = read_json(name)
+    payload = document.get("payload", document)
+    if not isinstance(payload, dict):
+        raise CommandError(f"{name}: /payload: expected an object, got {type(payload).__name__}")
+    return payload
 
 
 def _requester(arguments: argparse.Namespace, default: Requester) -> Requester:

@@ -49,7 +49,7 @@ def unavailable(
 
 def plain_error(environ: dict[str, Any], status: int, code: str, detail: str) -> dict[str, Any]:
     """Return the body of an answer that is not falcon's."""
-    return {"errors": [{**_common(status, code, environ.get(REQUEST_ID)), "detail": detail}]}
+    return {"errors": [_error(status, code, detail, environ.get(REQUEST_ID))]}
 
 
 def error_body(
@@ -60,14 +60,23 @@ def error_body(
     violations: Sequence[Violation] = (),
 ) -> dict[str, Any]:
     """Return the body: one error, or one for each violation with its JSON pointer."""
-    common = _common(status, code, request.env.get(REQUEST_ID))
+    request_id = request.env.get(REQUEST_ID)
     if not violations:
-        return {"errors": [{**common, "detail": detail}]}
+        return {"errors": [_error(status, code, detail, request_id)]}
     return {
-        "errors": [{**common, "detail": str(each), "pointer": each.pointer} for each in violations]
+        "errors": [
+            {**_error(status, code, str(each), request_id), "pointer": each.pointer}
+            for each in violations
+        ]
     }
 
 
-def _common(status: int, code: str, request_id: str | None) -> dict[str, Any]:
-    title = falcon.code_to_http_status(status).partition(" ")[2]
-    return {"status": status, "code": code, "title": title, "request_id": request_id}
+def _error(status: int, code: str, detail: str, request_id: str | None) -> dict[str, Any]:
+    """Return one error. Its title is the detail, as in Zun: its clients show nothing else."""
+    return {
+        "status": status,
+        "code": code,
+        "title": detail,
+        "detail": detail,
+        "request_id": request_id,
+    }

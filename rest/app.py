@@ -16,6 +16,7 @@ from tintype.rest.identity import Identify
 from tintype.rest.metrics import Metrics
 from tintype.rest.openapi import document
 from tintype.rest.snapshots import Snapshot, Snapshots
+from tintype.rest.zun import ZunManners
 
 METRICS = "/metrics"
 
@@ -37,6 +38,7 @@ def create_app(identify: Identify, commits: Commits, most_body_bytes: int) -> Ap
     metrics = Metrics()
     app = falcon.App()
     app.add_middleware(metrics)
+    app.add_middleware(ZunManners())
     app.add_middleware(JsonOnly())
     app.req_options.strip_url_path_trailing_slash = True
     app.add_error_handler(TintypeError, answer_error)

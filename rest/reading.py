@@ -38,8 +38,8 @@ def json_object(request: falcon.Request, most_bytes: int) -> dict[str, Any]:
 
 def _bytes(request: falcon.Request, most: int) -> bytes:
     # A chunked body has no length: servers that end it themselves say so (uWSGI does not).
-    chunked = request.content_length is None and "HTTP_TRANSFER_ENCODING" in request.env
-    if chunked and not request.env.get("wsgi.input_terminated"):
+    chunked = request.content_length is None and request.env.get("wsgi.input_terminated")
+    if not chunked and "HTTP_TRANSFER_ENCODING" in request.env:
         raise falcon.HTTPLengthRequired(description="send a Content-Length, not a chunked body")
     stream = request.stream if chunked else request.bounded_stream
     body: bytes = stream.read(most + 1)

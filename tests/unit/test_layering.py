@@ -79,6 +79,7 @@ OTHERS: Mapping[str, frozenset[str]] = {
     "tintype.commands.watching": frozenset({"rich"}),
     "tintype.config": frozenset({"oslo_config"}),
     "tintype.embedded": frozenset({"oslo_middleware", "waitress"}),
+    "tintype.local": frozenset({"cliff"}),
     "tintype.rest.answers": frozenset({"falcon"}),
     "tintype.rest.app": frozenset({"falcon"}),
     "tintype.rest.containers": frozenset({"falcon"}),
@@ -95,7 +96,20 @@ OTHERS: Mapping[str, frozenset[str]] = {
 }
 """The other modules that import something that is neither ours nor Python's."""
 
-COMPOSERS = frozenset({"stores", "agent", "router", "listener", "api", "wsgi", "cli", "embedded"})
+COMPOSERS = frozenset(
+    {
+        "stores",
+        "agent",
+        "router",
+        "listener",
+        "api",
+        "wsgi",
+        "cli",
+        "local",
+        "embedded",
+        "dead_letters",
+    }
+)
 """The modules that put the parts together, and so know them."""
 
 INNER: Mapping[str, frozenset[str]] = {
