@@ -6,6 +6,7 @@ meanwhile.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from tintype.adapters.sql_dispatches import SqlDispatches
 from tintype.adapters.sql_engine import in_memory, parse_url
 from tintype.adapters.sqlite_journal import read_dead_letters
 from tintype.config import ConfigError, Settings
-from tintype.core.errors import Invalid, NotFound, Unavailable
+from tintype.core.errors import Invalid, NotFound, Refused, Unavailable
 from tintype.core.events import (
     COMMIT_CANCEL,
     COMMIT_REQUEST,
@@ -92,19 +93,38 @@ def summary(kept: Kept) -> dict[str, Any]:
     }
 
 
+def details(kept: Kept) -> dict[str, Any]:
+    """Return all there is of a dead letter; a message nested too deeply for YAML comes as text."""
+    role, letter = kept
+    return {
+        "id": letter.id,
+        "role": role,
+        "received_at": letter.received_at,
+        "reason": letter.reason,
+        "message": json.dumps(letter.message) if _is_deep(letter.message) else letter.message,
+    }
+
+
+def _is_deep(value: object, levels: int = 100) -> bool:
+    if not isinstance(value, (dict, list)):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_is_deep(one, levels - 1) for one in inner)
+
+
 def replay(
     settings: Settings, kept: Kept, payload: Mapping[str, Any] | None, requester: Requester
 ) -> Event:
     """Publish a dead letter once more, with another payload if one is given; return the event.
 
-    Raises Invalid when it would only come back, Unavailable when the broker has not taken it,
-    ValueError when [bus] url is malformed.
+    Raises Refused when it was no request, Invalid when it would only come back, Unavailable when
+    the broker has not taken it, ValueError when [bus] url is malformed.
     """
     role, letter = kept
     try:
         event = event_of(letter, payload, requester, datetime.now(UTC))
-    except Invalid as error:
-        raise Invalid(f"dead letter {letter.id} of the {role}: {error}") from error
+    except (Invalid, Refused) as error:
+        raise type(error)(f"dead letter {letter.id} of the {role}: {error}") from error
     bus = settings.bus
     publisher = RabbitPublisher(
         bus.url,
@@ -121,12 +141,12 @@ def replay(
 def event_of(
     letter: DeadLetter, payload: Mapping[str, Any] | None, requester: Requester, now: datetime
 ) -> Event:
-    """Return what is to be published, with its `request_id`. Raises Invalid."""
+    """Return what is to be published, with its `request_id`. Raises Invalid, Refused."""
     kept = letter.message
     if "truncated" in kept:
-        raise Invalid("only its beginning is kept, for it is too long: make a new request")
+        raise Refused("only its beginning is kept, for it is too long: make a new request")
     if not {"event_type", "payload"} <= kept.keys():
-        raise Invalid(f"it was not even a message ({letter.reason}): make a new request")
+        raise Refused(f"it was not even a message ({letter.reason}): make a new request")
     message = Message(
         kept["event_type"],
         _unforwarded(kept["payload"] if payload is None else payload),
@@ -135,7 +155,7 @@ def event_of(
         timestamp=kept.get("timestamp"),
     )
     if message.event_type not in REPLAYED:
-        raise Invalid(
+        raise Refused(
             f"event_type: expected one of {', '.join(map(repr, REPLAYED))}, for no other is a"
             f" request, got {message.event_type!r:.100}"
         )

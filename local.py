@@ -56,7 +56,7 @@ class ListDeadLetters(Lister):
         self, arguments: argparse.Namespace
     ) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
         """Read the journal, the routers' database, or both."""
-        letters = _composed("dead_letters")
+        letters = _composed(self, "dead_letters")
         kept = letters.read(_settings(arguments), arguments.role)
         found = map(letters.summary, kept)
         records = sorted(found, key=lambda one: one["received_at"], reverse=True)
@@ -78,13 +78,12 @@ class ShowDeadLetter(ShowOne):
 
     def take_action(self, arguments: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:
         """Find the dead letter; a table has its message in many lines."""
-        settings = _settings(arguments)
-        role, letter = _composed("dead_letters").find(settings, arguments.id, arguments.role)
-        record = {"role": role, **{name: getattr(letter, name) for name in SHOWN if name != "role"}}
+        letters = _composed(self, "dead_letters")
+        record = letters.details(letters.find(_settings(arguments), arguments.id, arguments.role))
         if arguments.formatter not in words.AS_THEY_ARE:
             record = _in_lines(record)
-        if arguments.formatter == "table":
-            record["message"] = json.dumps(letter.message, indent=2)
+        if arguments.formatter == "table" and isinstance(record["message"], dict):
+            record["message"] = json.dumps(record["message"], indent=2)
         return SHOWN, words.columns(arguments, record, SHOWN)
 
 
@@ -116,12 +115,12 @@ class ReplayDeadLetter(ShowOne):
         settings = _settings(arguments)
         payload = _payload(arguments.payload) if arguments.payload else None
         requester = _requester(arguments, settings.default_requester)
-        letters = _composed("dead_letters")
+        letters = _composed(self, "dead_letters")
         kept = letters.find(settings, arguments.id, arguments.role)
         try:
             event = letters.replay(settings, kept, payload, requester)
         except Invalid as error:
-            raise CommandError(f"{error} (--payload FILE sends another)") from error
+            raise CommandError(f"{error}; send another with --payload FILE") from error
         record = {
             "request_id": event.payload["request_id"],
             "event_type": event.type,
@@ -154,9 +153,7 @@ class Serve(Command):
             raise CommandError(
                 f"[api] host: without Keystone only a loopback address, not {settings.api.host!r}"
             )
-        if self.app.options.verbose_level == 1:
-            logging.getLogger("alembic").setLevel(logging.WARNING)  # it lists its own plug-ins
-        _composed("embedded").serve(settings)
+        _composed(self, "embedded").serve(settings)
         return 0
 
 
@@ -192,7 +189,7 @@ class Invoke(Command):
             raise CommandError(f"/requester: {error}") from error
         event = Event(arguments.handler, payload, requester)
         try:
-            for result in _composed("agent").invoke(settings, event):
+            for result in _composed(self, "agent").invoke(settings, event):
                 self.app.stdout.write(f"{event_line(result)}\n")
                 self.app.stdout.flush()
         except (KeyError, TypeError, ValueError) as error:
@@ -240,8 +237,10 @@ def _settings(arguments: argparse.Namespace) -> Settings:
     return replace(settings, agent=agent, directory=images)
 
 
-def _composed(module: str) -> ModuleType:
+def _composed(command: Command, module: str) -> ModuleType:
     """Load what runs a service only where it is run: half a second that others need not wait."""
+    if command.app.options.verbose_level == 1:
+        logging.getLogger("alembic").setLevel(logging.WARNING)  # it lists its own plug-ins
     return importlib.import_module(f"tintype.{module}")
 
 

@@ -16,7 +16,6 @@ from tintype.adapters.sql_dispatches import SqlDispatches
 from tintype.adapters.sql_index import SqlIndex
 from tintype.adapters.sql_reservations import SqlReservations
 from tintype.config import ConfigError, Settings
-from tintype.core.commits import Tidier
 from tintype.core.dispatcher import Courier, Dispatcher, Patience
 from tintype.core.errors import Unavailable
 from tintype.core.events import Requester
@@ -24,6 +23,7 @@ from tintype.core.ownership import or_default
 from tintype.core.ports import Services
 from tintype.core.router import Router
 from tintype.core.snapshot import IMAGE_SERVICE
+from tintype.core.tidier import Tidier
 from tintype.handlers import cleanup
 from tintype.schemas import validate
 from tintype.stores import make_router_stores

@@ -299,17 +299,18 @@ class SqlIndex:
         return latest
 
     def prune(self, before: datetime) -> int:
-        """Forget what was not heard of, or ended, before then."""
+        """Forget what was not heard of, or ended, before then, and vain promises of that time."""
         then = utc_text(before)
-        ended = snapshot_table.c.ended & (snapshot_table.c.at < then)
+        columns = snapshot_table.c
+        ended = columns.ended & (columns.at < then)
+        never_told = (columns.at == "") & (columns.created_at < then)
 
         def forget(connection: Connection) -> int:
             silent = connection.execute(
                 delete(container_table).where(container_table.c.heard_at < then)
             )
-            return (
-                silent.rowcount + connection.execute(delete(snapshot_table).where(ended)).rowcount
-            )
+            past = connection.execute(delete(snapshot_table).where(ended | never_told))
+            return silent.rowcount + past.rowcount
 
         return self._database.run(forget)
 

@@ -9,12 +9,14 @@ from typing import Any
 
 from cliff.show import ShowOne
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.table import Column
+from rich.text import Text
 
 from tintype.commands.client import Client, CommandError
 from tintype.commands.credentials import client_of
 from tintype.commands.lists import count
-from tintype.commands.words import columns, outcome
+from tintype.commands.words import columns, outcome, size_text
 from tintype.core.events import COMMIT_REQUEST
 from tintype.schemas import validate
 
@@ -147,14 +149,13 @@ class Commit(ShowOne):
 def wait(client: Client, snapshot_id: str, console: Console) -> dict[str, Any]:
     """Follow a snapshot to its outcome, with a bar on a terminal and a line per phase elsewhere."""
     bar_columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
+        TextColumn("{task.description}", markup=False, table_column=Column()),
+        BarColumn(bar_width=None, table_column=Column(max_width=30)),
+        _Figures(table_column=Column(no_wrap=True)),
     )
     live = console.is_terminal and not console.is_dumb_terminal
     with Progress(*bar_columns, console=console, transient=True, disable=not live) as bar:
-        task = bar.add_task("accepted", total=None)
+        task = bar.add_task("accepted", total=None, paused_ms=None)
         told = ""
         while True:
             now = client.snapshot(snapshot_id, patient=True)
@@ -162,12 +163,31 @@ def wait(client: Client, snapshot_id: str, console: Console) -> dict[str, Any]:
                 return now
             words = outcome(now)
             bar.update(
-                task, description=words, total=now["bytes_total"], completed=now["bytes_done"] or 0
+                task,
+                description=words,
+                total=now["bytes_total"],
+                completed=now["bytes_done"] or 0,
+                paused_ms=now["paused_ms"],
             )
             if words != told and not live:
                 console.print(words, highlight=False, markup=False, soft_wrap=True)
             told = words
             time.sleep(POLL_SECONDS)
+
+
+class _Figures(ProgressColumn):
+    """What is known of percent, bytes, speed and pause; nothing in place of what is not."""
+
+    def render(self, task: Task) -> Text:
+        figures = []
+        if task.total:
+            sizes = f"{size_text(task.completed)} of {size_text(task.total)}"
+            figures += [f"{task.percentage:3.0f}%", sizes]
+        if task.speed:
+            figures.append(f"{size_text(task.speed)}/s")
+        if task.fields["paused_ms"] is not None:
+            figures.append(f"paused {task.fields['paused_ms']} ms")
+        return Text("  ".join(figures))
 
 
 def require_valid(event_type: str, payload: object) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, JustifyMethod, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -20,7 +20,25 @@ from tintype.commands.words import ENDED, image_of, one_line, outcome, size_text
 LINGER_SECONDS = 5
 """How long one that has ended stays."""
 
+STALE_SECONDS = 5
+"""How long a speed counts when no more bytes are seen to go."""
+
 STYLES = {"active": "green", "error": "red", "waiting": "yellow"}
+
+LEAST_WIDTH = {
+    "container": 0,
+    "image": 0,
+    "how it stands": 0,
+    "bar": 72,
+    "sent": 0,
+    "speed": 96,
+    "paused": 72,
+    "age": 0,
+}
+"""Column -> how many characters wide the terminal is at least where it is shown."""
+
+NAMES = ("container", "image")
+FIGURES = ("sent", "speed", "paused", "age")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +50,20 @@ class Row:
     """When it was seen so, by a clock of seconds; of one that has ended, when that was seen."""
     speed: float | None = None
     """Bytes a second; None: not known."""
+    moved: float | None = None
+    """When bytes were last seen to go; None: never."""
 
     def next(self, snapshot: Mapping[str, Any], at: float) -> Row:
         """Return the row as of a later look."""
         if self.ended:
             return self
         sent = (snapshot["bytes_done"] or 0) - (self.snapshot["bytes_done"] or 0)
-        known = sent > 0 and at > self.at
-        return Row(snapshot, at, sent / (at - self.at) if known else None)
+        since = self.at if self.moved is None else self.moved
+        if sent > 0 and at > since:
+            return Row(snapshot, at, sent / (at - since), at)
+        if sent == 0 and at - since < STALE_SECONDS:  # the service tells of them less often
+            return Row(snapshot, at, self.speed, self.moved)
+        return Row(snapshot, at)
 
     @property
     def ended(self) -> bool:
@@ -99,32 +123,59 @@ class LiveView:
         rows = list(self._rows.values())
         if not rows:
             return Text("no snapshot in hand")
-        table = Table(box=None, pad_edge=False)
-        table.add_column("container", no_wrap=True)
-        table.add_column("image", no_wrap=True)
-        table.add_column("how it stands", ratio=1)
-        table.add_column("")
-        for name in ("", "speed", "paused", "age"):
-            table.add_column(name, justify="right", no_wrap=True)
-        for row in rows:
-            table.add_row(*_cells(row))
-        return table
+        return Group(_table(rows, self._live.console.width), *_reasons(rows))
 
 
-def _cells(row: Row) -> tuple[RenderableType, ...]:
+def _table(rows: Iterable[Row], width: int) -> Table:
+    """Lay rows out; what a narrow terminal has no room for is folded or left out, not cut."""
+    shown = [name for name, least in LEAST_WIDTH.items() if width >= least]
+    table = Table(box=None, pad_edge=False)
+    for name in shown:
+        if name in NAMES:
+            table.add_column(name, max_width=width // 4, overflow="fold")
+        else:
+            justify: JustifyMethod = "right" if name in FIGURES else "left"
+            table.add_column(name if name != "bar" else "", justify=justify, no_wrap=True)
+    for row in rows:
+        cells = _cells(row, bar_width=min(width // 8, 20))
+        table.add_row(*(cells[name] for name in shown))
+    return table
+
+
+def _cells(row: Row, bar_width: int) -> Mapping[str, RenderableType]:
     snapshot, share = row.snapshot, row.share
-    pulse = share is None and not row.ended
+    bar = ProgressBar(total=1.0, completed=share or 0.0, width=bar_width, pulse=share is None)
     paused = snapshot["paused_ms"]
-    return (
-        Text(one_line(snapshot["container_name"])),
-        Text(one_line(image_of(snapshot))),
-        Text(outcome(snapshot), style=STYLES.get(snapshot["status"], "")),
-        ProgressBar(total=1.0, completed=share or 0.0, width=20, pulse=pulse),
-        "" if share is None else f"{share:.0%}",
-        "" if row.speed is None or row.ended else f"{size_text(row.speed)}/s",
-        "" if paused is None else f"{paused} ms",
-        _age(snapshot),
-    )
+    return {
+        "container": Text(one_line(snapshot["container_name"])),
+        "image": Text(one_line(image_of(snapshot))),
+        "how it stands": Text(_in_short(snapshot), style=_style(snapshot)),
+        "bar": "" if share is None and row.ended else bar,
+        "sent": "" if share is None else f"{share:.0%}",
+        "speed": "" if row.speed is None or row.ended else f"{size_text(row.speed)}/s",
+        "paused": "" if paused is None else f"{paused} ms",
+        "age": _age(snapshot),
+    }
+
+
+def _in_short(snapshot: Mapping[str, Any]) -> str:
+    """Say how it stands without what has a column, or a line below the table, of its own."""
+    status = snapshot["status"]
+    if status == "active":
+        return f"active: {size_text(snapshot['size_bytes'])}"
+    return {"error": "failed", "waiting": "waiting"}.get(status, str(snapshot["phase"]))
+
+
+def _reasons(rows: Iterable[Row]) -> Iterator[Text]:
+    """Say of each that waits or has failed why; in a table that would be a tall, narrow column."""
+    for snapshot in (row.snapshot for row in rows):
+        if snapshot["status"] in ("waiting", "error"):
+            about = one_line(f"{snapshot['container_name']} -> {image_of(snapshot)}")
+            yield Text(f"{about}: {outcome(snapshot)}", style=_style(snapshot))
+
+
+def _style(snapshot: Mapping[str, Any]) -> str:
+    return STYLES.get(snapshot["status"], "")
 
 
 def _age(snapshot: Mapping[str, Any]) -> str:

@@ -13,10 +13,8 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from typing import Any
 
-from tintype.core.dispatch import Dispatches
 from tintype.core.errors import (
     Forbidden,
     ImageIdSpent,
@@ -39,18 +37,11 @@ from tintype.core.ports import (
     Publisher,
     StoredImage,
 )
-from tintype.core.reservation import Reservation, Reservations, ReservationState
+from tintype.core.reservation import LEASE, Reservation, Reservations, ReservationState
 from tintype.core.resolution import check_state, pick
 from tintype.core.snapshot import IMAGE_SERVICE, Snapshot
 
 LOG = logging.getLogger(__name__)
-
-LEASE = timedelta(seconds=15)
-"""How long an attempt has a request to itself; the same request sent again goes on with it then."""
-
-ABANDONED = timedelta(minutes=10)
-"""How long after its lease an attempt counts as dead: its request, if it was published, has come to
-a router by then."""
 
 LOOK_SECONDS = 0.1
 """How often the answer of another attempt is looked for."""
@@ -138,6 +129,10 @@ class Commits:
         payload = {"request_id": snapshot.request_id}
         event_id = str(uuid.uuid4())
         self.publisher.publish(Event(COMMIT_CANCEL, payload, caller.requester, event_id))
+        if not snapshot.told and caller.images is not None:
+            # The cancellation may overtake the request, and find nothing to stop. Without its image
+            # the request stops by itself.
+            caller.images.discard(snapshot.payload["image_id"])
 
     # What is asked for
 
@@ -229,7 +224,10 @@ class Commits:
         self._keep(mine, event, record)
 
     def _keep(self, mine: Reservation, request: Event, record: ContainerRecord) -> None:
-        """Record what was promised. It holds even if that fails: the bus has the request."""
+        """Record what was promised. It holds even if that fails: the bus has the request.
+
+        Raises Unavailable when it was taken back, since publishing took longer than the lease.
+        """
         now = self.clock.now().isoformat()
         begun = Snapshot.begin(request, host=record.host or "", created_at=now)
         known = replace(
@@ -245,68 +243,33 @@ class Commits:
             "image_id": mine.promised_image_id,
         }
         try:
-            self.reservations.replace(replace(mine, state=ReservationState.KEPT))
-            self.index.note([SnapshotRecord.promised(seen)])
+            kept = self.reservations.replace(replace(mine, state=ReservationState.KEPT))
+            if kept or self._is_kept_by_others(mine):
+                self.index.note([SnapshotRecord.promised(seen)])
+                return
         except Unavailable as error:
             LOG.warning("request %s is promised, but not recorded: %s", mine.request_id, error)
+            return
+        # So its image is gone, and the request on the bus is cancelled by that.
+        raise Unavailable("it took too long, and was taken back; send the request again")
+
+    def _is_kept_by_others(self, mine: Reservation) -> bool:
+        """Tell whether somebody else has gone on with this attempt, or is about to."""
+        stored = self.reservations.get(mine.key)
+        withdrawn = stored is None or stored.state is ReservationState.WITHDRAWN
+        return not withdrawn and stored is not None and stored.attempt == mine.attempt
 
     def _withdraw(self, caller: Caller, mine: Reservation) -> None:
         """Take an attempt back, if it is still this one's, and delete its image.
 
-        What fails here is left to the routers (`Tidier`).
+        What fails here is left to the routers (`core.tidier`).
         """
-        withdrawn = _withdrawn(mine)
+        withdrawn = mine.withdrawn()
         try:
             if self.reservations.replace(withdrawn) and withdrawn.leftovers:
                 self.reservations.replace(_cleared(caller, withdrawn))
         except (Unavailable, Refused) as error:
             LOG.warning("request %s: its image is left to the routers: %s", mine.key, error)
-
-
-@dataclass(frozen=True, slots=True)
-class Tidier:
-    """Goes on with what REST services have left behind; for routers."""
-
-    reservations: Reservations
-    dispatches: Dispatches
-    index: Index
-    images: ImageStore | None
-    """The image service; None: what is left there stays until somebody has one."""
-    clock: Clock
-
-    def sweep(self) -> int:
-        """Settle what was abandoned and delete its images; return how many. Raises Unavailable."""
-        now = self.clock.now()
-        rows = self.reservations.claim(now - ABANDONED, now, now + LEASE)
-        for row in rows:
-            try:
-                self._tidy(row)
-            except (Unavailable, Refused) as error:
-                LOG.warning("request %s: still to be tidied up: %s", row.key, error)
-            except Exception:
-                # The edge of one row: its defect must not keep the others waiting.
-                LOG.exception("request %s: tidying up broke", row.key)
-        return len(rows)
-
-    def _tidy(self, row: Reservation) -> None:
-        """Go on with one row. What fails is tried again once its lease is over."""
-        settled = self._settled(row) if row.state is ReservationState.OPEN else row
-        if settled.leftovers and self.images is not None:
-            for image_id in settled.leftovers:
-                self.images.discard(image_id)
-            self.reservations.replace(replace(settled, leftovers=()))
-
-    def _settled(self, row: Reservation) -> Reservation:
-        """Return what has become of an attempt whose holder died: published, or never."""
-        snapshot = self.index.snapshot(row.request_id)
-        told = snapshot is not None and snapshot.told
-        if told or self.dispatches.get(row.request_id) is not None:
-            # Nothing is published before the leftovers of earlier attempts are gone.
-            settled = replace(row, state=ReservationState.KEPT, leftovers=())
-        else:
-            settled = _withdrawn(row)
-            LOG.warning("request %s was promised to nobody: taken back", row.key)
-        return settled if self.reservations.replace(settled) else replace(row, leftovers=())
 
 
 def find_container(
@@ -338,13 +301,6 @@ def _is_kept(known: Reservation, asked_print: str) -> bool:
     if known.fingerprint != asked_print:
         raise conflict(known.key)
     return known.state is ReservationState.KEPT
-
-
-def _withdrawn(mine: Reservation) -> Reservation:
-    """Return an attempt taken back, with the images that are to be deleted then."""
-    made = (mine.promised_image_id,) if mine.reserves else ()
-    leftovers = (*mine.leftovers, *made)
-    return replace(mine, state=ReservationState.WITHDRAWN, leftovers=leftovers)
 
 
 def _cleared(caller: Caller, mine: Reservation) -> Reservation:

@@ -251,7 +251,8 @@ class ImageStore(Protocol):
     ) -> StoredImage:
         """Compare what the store holds with what was sent and add what the image lacks.
 
-        It may have been reserved by somebody who knew less of it. Idempotent. Raises CorruptUpload, NotFound, Unavailable.
+        It may have been reserved by somebody who knew less of it. Idempotent. Raises
+        CorruptUpload, NotFound, Unavailable.
         """
 
     def discard(self, image_id: str) -> None:

@@ -8,13 +8,16 @@ first answer, each request over REST has a row here, which all REST services and
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from tintype.core.events import derived_id
 from tintype.core.snapshot import image_id_for, snapshot_id_for
+
+LEASE = timedelta(seconds=15)
+"""How long an attempt has a request to itself; the same request sent again goes on with it then."""
 
 
 class ReservationState(StrEnum):
@@ -74,6 +77,12 @@ class Reservation:
             "request_id": self.request_id,
             "container_uuid": self.container_uuid,
         }
+
+    def withdrawn(self) -> Self:
+        """Return this attempt taken back, with the images that are to be deleted then."""
+        made = (self.promised_image_id,) if self.reserves else ()
+        leftovers = (*self.leftovers, *made)
+        return replace(self, state=ReservationState.WITHDRAWN, leftovers=leftovers)
 
 
 class Reservations(Protocol):

@@ -36,7 +36,7 @@ _ERRORS: Mapping[int, str] = {
     401: "No token, or one that is not valid.",
     403: "Your roles do not allow it.",
     404: "There is no such thing, or none that you may see.",
-    406: "Answers are JSON.",
+    406: "Answers are JSON; and OpenStack-API-Version names one of Zun's microversions, if any.",
     409: "Not in this state; or an ambiguous name; or the same key with another request.",
     411: "The server wants a Content-Length: it takes no chunked bodies.",
     413: "A quota is reached, or the body is too long.",
@@ -139,9 +139,7 @@ def _containers() -> Json:
     accepted = _answer("The snapshot is promised.", "Promise")
     accepted["headers"]["Location"] = _header("Where to look how it stands.", required=True)
     accepted["links"] = _links("snapshot_id", "showSnapshot", "cancelSnapshot")
-    commit = _operation(
-        "commit", "Snapshot a container", {"202": accepted}, _COMMIT_ERRORS
-    )
+    commit = _operation("commit", "Snapshot a container", {"202": accepted}, _COMMIT_ERRORS)
     host = _parameter("host", "query", "Where several hosts have one of this name.")
     return {
         "/v1/containers": {

@@ -61,7 +61,7 @@ class Terminal:
         conf = self.folder / "tmux.conf"
         conf.write_text("set -g status off\nset -g default-terminal screen-256color\n")
         size = ("-x", str(columns), "-y", str(LINES))
-        self._tmux("-f", str(conf), "new-session", "-d", "-s", window, *size, "sh")
+        self._tmux("-f", str(conf), "new-session", "-d", "-s", window, *size, "bash", "--norc")
 
     def enter(self, window: str, line: str) -> None:
         """Type a line."""
@@ -196,26 +196,31 @@ class Pictures:
 
 
 def _rate_commit(text: str) -> float:
-    """Prefer a bar that is a good way along."""
-    found = re.search(r"([\d.]+)/([\d.]+) [kMG]B", text)
-    share = float(found[1]) / float(found[2]) if found else 0.0
-    return share if 0.2 < share < 0.7 else 0.0
+    """Prefer a bar that is a good way along, and says how fast."""
+    (share,) = _shares(text) or [0]
+    return share * (2 if "/s" in text else 1) if 20 < share < 80 else 0.0
 
 
 def _rate_watch(text: str) -> float:
-    """Prefer many bars on their way, and one that has arrived beside them."""
-    shares = [int(share) for share in re.findall(r"(\d+)%", text)]
+    """Prefer many bars on their way, then one that has arrived beside them, then longer ones."""
+    shares = _shares(text)
     moving = {share for share in shares if 10 < share < 95}
-    return len(moving) + 0.5 * (100 in shares) if moving else 0.0
+    return len(moving) + 0.5 * (100 in shares) + sum(moving) / 1000 if moving else 0.0
+
+
+def _shares(text: str) -> list[int]:
+    """Return the percents in a text."""
+    return [int(share) for share in re.findall(r"(\d+)%", text)]
 
 
 def draw(picture: Text, name: str) -> str:
-    """Return a picture as SVG; the same one for the same text, with the reader's own font."""
+    """Return a picture as SVG: the same one for the same text, in a font that the reader has."""
     with Path(os.devnull).open("w") as nowhere:
         console = Console(record=True, width=COLUMNS, file=nowhere, force_terminal=True)
         console.print(picture, no_wrap=True, overflow="crop", highlight=False)
     svg = console.export_svg(title="", unique_id=name)
-    return re.sub(r"\s*@font-face \{.*?\}", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"\s*@font-face \{.*?\}", "", svg, flags=re.DOTALL)
+    return svg.replace("Fira Code, monospace", "monospace")
 
 
 def _healthy(address: str) -> bool:
@@ -246,11 +251,11 @@ def _interrupt(*_: object) -> NoReturn:
 def main(arguments: list[str] | None = None) -> int:
     """Make the pictures and name them."""
     parser = argparse.ArgumentParser(prog="tools/pictures.py", description=__doc__)
-    parser.add_argument("folder", nargs="?", type=Path, default=PICTURES, help="default: %(default)s")
+    parser.add_argument("folder", nargs="?", type=Path, default=PICTURES)
     folder = parser.parse_args(arguments).folder
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        with tempfile.TemporaryDirectory(prefix="tintype-pictures-") as scratch:
+        with tempfile.TemporaryDirectory(prefix="pictures") as scratch:
             pictures = Pictures(Path(scratch), Layout.find())
             try:
                 taken = pictures.take()

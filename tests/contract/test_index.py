@@ -627,6 +627,16 @@ def test_what_was_not_heard_of_since_is_forgotten(index: SqlIndex) -> None:
     assert index.prune(START + timedelta(seconds=5)) == 0
 
 
+def test_a_promise_of_which_nothing_came_is_forgotten(index: SqlIndex) -> None:
+    def promise(name: str, second: int) -> SnapshotRecord:
+        return SnapshotRecord.promised({"request_id": name, "created_at": at(second)})
+
+    index.note([promise("r-vain", 1), promise("r-begun", 1), promise("r-new", 9)])
+    index.note([told("r-begun", 2)])
+    assert index.prune(START + timedelta(seconds=5)) == 1
+    assert [record.request_id for record in index.snapshots()] == ["r-begun", "r-new"]
+
+
 def test_the_moment_to_forget_before_may_be_of_any_zone(index: SqlIndex) -> None:
     index.sight([seen("u", 0)])
     zone = datetime.fromisoformat("2026-01-02T12:04:05.678901+09:00")

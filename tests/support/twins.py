@@ -18,7 +18,7 @@ from tintype.adapters.sql_dispatches import SqlDispatches
 from tintype.adapters.sql_index import SqlIndex
 from tintype.adapters.sql_reservations import SqlReservations
 from tintype.adapters.sqlite_journal import SqliteJournal
-from tintype.core.commits import Caller, Commits, Tidier
+from tintype.core.commits import Caller, Commits
 from tintype.core.dispatcher import Dispatcher, Patience
 from tintype.core.errors import Refused
 from tintype.core.events import (
@@ -50,6 +50,7 @@ from tintype.core.reservation import Reservation
 from tintype.core.router import Router
 from tintype.core.runner import Backoff, Runner
 from tintype.core.snapshot import Copy, Fault, Snapshot
+from tintype.core.tidier import Tidier
 from tintype.handlers import cleanup, table
 from tintype.schemas import validate
 

@@ -16,7 +16,7 @@ from sqlalchemy import delete, update
 
 from tests.support.twins import ADMIN, ALICE, HOST, MALLORY, Office, PowerCut
 from tintype.adapters.sql_tables import reservation_table, snapshot_table
-from tintype.core.commits import ABANDONED, LEASE, Caller, Tidier, find_container
+from tintype.core.commits import Caller, find_container
 from tintype.core.dispatch import DispatchState
 from tintype.core.errors import (
     Forbidden,
@@ -44,9 +44,10 @@ from tintype.core.events import (
 )
 from tintype.core.index import SnapshotRecord
 from tintype.core.ports import ImageSpec, ImageStatus
-from tintype.core.reservation import Reservation, ReservationState
+from tintype.core.reservation import LEASE, Reservation, ReservationState
 from tintype.core.resolution import pick
 from tintype.core.snapshot import image_id_for, snapshot_id_for
+from tintype.core.tidier import ABANDONED, Tidier
 from tintype.schemas import validate
 
 KEY = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
@@ -889,6 +890,17 @@ def test_who_lost_its_lease_while_publishing_keeps_the_promise_of_both(office: O
     assert office.image_ids == {image_id_for(KEY)}
 
 
+def test_what_was_taken_back_while_it_was_published_is_not_promised(office: Office) -> None:
+    def take_back(call: str) -> None:
+        if call == "bus.publish":
+            assert office.reservations.replace(stored(office, KEY).withdrawn())
+
+    watched(office, take_back)
+    with pytest.raises(Unavailable, match="taken back"):
+        office.submit(request_id=KEY)
+    assert office.index.snapshot(KEY) is None
+
+
 def test_a_slow_image_service_is_unavailable_and_nothing_is_left(office: Office) -> None:
     def late(call: str) -> None:
         if call == "images.reserve done" and not office.trouble.calls.count(call):
@@ -1128,6 +1140,21 @@ def test_a_cancellation_is_published_on_the_callers_behalf(office: Office) -> No
     assert event.payload == {"request_id": promised.request_id}
     assert event.requester == ALICE
     assert is_uuid(event.id)
+
+
+def test_a_cancellation_that_overtakes_its_request_stops_it_all_the_same(office: Office) -> None:
+    """It finds nothing at the host; so the image goes, and the request with it."""
+    promised = office.submit()
+    assert office.image_ids == {promised.promised_image_id}
+    office.commits().cancel(office.caller(), shown(office, promised.request_id))
+    assert office.image_ids == set()
+
+
+def test_the_image_of_what_a_host_has_begun_is_the_hosts_to_delete(office: Office) -> None:
+    promised = office.submit()
+    office.host_says(SNAPSHOT_START, promised)
+    office.commits().cancel(office.caller(), shown(office, promised.request_id))
+    assert office.image_ids == {promised.promised_image_id}
 
 
 def test_two_cancellations_are_two_messages(office: Office) -> None:
