@@ -16,6 +16,7 @@ from rich.text import Text
 from tintype.commands.client import Client, CommandError
 from tintype.commands.credentials import client_of
 from tintype.commands.lists import count
+from tintype.commands.live import GOING
 from tintype.commands.words import columns, outcome, size_text
 from tintype.core.events import COMMIT_REQUEST
 from tintype.schemas import validate
@@ -150,7 +151,7 @@ def wait(client: Client, snapshot_id: str, console: Console) -> dict[str, Any]:
     """Follow a snapshot to its outcome, with a bar on a terminal and a line per phase elsewhere."""
     bar_columns = (
         TextColumn("{task.description}", markup=False, table_column=Column()),
-        BarColumn(bar_width=None, table_column=Column(max_width=30)),
+        BarColumn(None, complete_style=GOING, pulse_style=GOING, table_column=Column(max_width=30)),
         _Figures(table_column=Column(no_wrap=True)),
     )
     live = console.is_terminal and not console.is_dumb_terminal

@@ -23,7 +23,10 @@ LINGER_SECONDS = 5
 STALE_SECONDS = 5
 """How long a speed counts when no more bytes are seen to go."""
 
-STYLES = {"active": "green", "error": "red", "waiting": "yellow"}
+GOING, DONE = "cyan", "green"
+"""Colours of a bar; rich's own is red while all is well."""
+
+STYLES = {"active": DONE, "error": "red", "waiting": "yellow"}
 
 LEAST_WIDTH = {
     "container": 0,
@@ -144,7 +147,15 @@ def _table(rows: Iterable[Row], width: int) -> Table:
 
 def _cells(row: Row, bar_width: int) -> Mapping[str, RenderableType]:
     snapshot, share = row.snapshot, row.share
-    bar = ProgressBar(total=1.0, completed=share or 0.0, width=bar_width, pulse=share is None)
+    bar = ProgressBar(
+        total=1.0,
+        completed=share or 0.0,
+        width=bar_width,
+        pulse=share is None,
+        complete_style=GOING,
+        finished_style=DONE,
+        pulse_style=GOING,
+    )
     paused = snapshot["paused_ms"]
     return {
         "container": Text(one_line(snapshot["container_name"])),

@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -173,7 +174,7 @@ class Pictures:
         for name, size in SIZES.items():
             images.run_container(host, image, ["sh", "-c", SCRIPT.format(size)], name, labels)
         for name in SIZES:
-            _until(lambda name=name: self._docker.read(name, "/home/ready"), f"{name}'s data")
+            _until(partial(self._docker.read, name, "/home/ready"), f"{name}'s data")
 
     def _remove_containers(self) -> None:
         for name in SIZES:
@@ -217,7 +218,7 @@ def draw(picture: Text, name: str) -> str:
     """Return a picture as SVG: the same one for the same text, in a font that the reader has."""
     with Path(os.devnull).open("w") as nowhere:
         console = Console(record=True, width=COLUMNS, file=nowhere, force_terminal=True)
-        console.print(picture, no_wrap=True, overflow="crop", highlight=False)
+        console.print(picture, end="\n\n", no_wrap=True, overflow="crop", highlight=False)
     svg = console.export_svg(title="", unique_id=name)
     svg = re.sub(r"\s*@font-face \{.*?\}", "", svg, flags=re.DOTALL)
     return svg.replace("Fira Code, monospace", "monospace")

@@ -123,7 +123,7 @@ def test_bash_can_complete_all_commands(anyone: Run) -> None:
     script = anyone("complete").worked()
     assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
     for name in COMMANDS:
-        assert f"cmds_{name.replace(' ', '_')}=" in script
+        assert f"cmds_{name.replace(' ', '_').replace('-', '_')}=" in script
     assert "--idempotency-key" in script
 
 
