@@ -112,14 +112,17 @@ class Opened:
         self, environ: dict[str, Any], start_response: Callable[..., Any]
     ) -> Iterable[bytes]:
         """Pass a request on."""
-        if not self._done:
-            try:
-                with self._lock:
-                    self._upgrade()
-            except Unavailable as error:
-                return unavailable(environ, start_response, str(error))
-            self._done = True
+        try:
+            self._open()
+        except Unavailable as error:
+            return unavailable(environ, start_response, str(error))
         return self._application(environ, start_response)
+
+    def _open(self) -> None:
+        with self._lock:
+            if not self._done:
+                self._upgrade()
+                self._done = True
 
 
 def _make_database(settings: Settings) -> Database:

@@ -91,7 +91,7 @@ class OneHost:
         """Do nothing: there are no connections."""
 
 
-class Front:
+class RouterPublisher:
     """A core.ports.Publisher for the REST service: the router takes requests at once.
 
     So what is wrong with one is its sender's to hear.
@@ -115,7 +115,7 @@ def _application(settings: Settings, agent: Agent, service: RouterService) -> Ws
     who = settings.default_requester
     identify = LoopbackIdentity(who.project_id, who.user_id)
     # Not even Glance's images are reserved beforehand: nobody has a token here.
-    commits = make_commits(settings, service.database, Front(service.router), None)
+    commits = make_commits(settings, service.database, RouterPublisher(service.router), None)
     checks = {"engine": agent.engine.check, **{n: s.check for n, s in agent.stores.items()}}
     return RequestId(make_app(settings, conf, identify, commits, checks), conf)
 

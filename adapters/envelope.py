@@ -158,5 +158,4 @@ def _object(text: bytes | str, pointer: str) -> dict[str, Any]:
 
 def _invalid(pointer: str, expected: str, got: object) -> Invalid:
     shown = got[:40] if isinstance(got, str) else type(got).__name__
-    violation = Violation(pointer, expected, ascii(shown))
-    return Invalid(str(violation), [violation])
+    return Invalid.at(pointer, expected, ascii(shown))

@@ -105,5 +105,9 @@ class RunsImages(Images):
     """The images of this run, whosever they are."""
 
     def statuses(self) -> dict[str, str]:
-        """Return the status of each image, by its id."""
-        return {str(image.id): str(image.status) for image in self._all()}
+        """Return the status of each image, by its id.
+
+        Glance on SQLite may break off a deletion: that image stays listed as `deleted`, for good.
+        """
+        found = {str(image.id): str(image.status) for image in self._all()}
+        return {ident: status for ident, status in found.items() if status != "deleted"}

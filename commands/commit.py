@@ -150,9 +150,9 @@ class Commit(ShowOne):
 def wait(client: Client, snapshot_id: str, console: Console) -> dict[str, Any]:
     """Follow a snapshot to its outcome, with a bar on a terminal and a line per phase elsewhere."""
     bar_columns = (
-        TextColumn("{task.description}", markup=False, table_column=Column()),
+        TextColumn("{task.description}", markup=False),
         BarColumn(None, complete_style=GOING, pulse_style=GOING, table_column=Column(max_width=30)),
-        _Figures(table_column=Column(no_wrap=True)),
+        _Figures(console),
     )
     live = console.is_terminal and not console.is_dumb_terminal
     with Progress(*bar_columns, console=console, transient=True, disable=not live) as bar:
@@ -162,32 +162,38 @@ def wait(client: Client, snapshot_id: str, console: Console) -> dict[str, Any]:
             now = client.snapshot(snapshot_id, patient=True)
             if now["status"] in ("active", "error"):
                 return now
-            words = outcome(now)
+            words, waits = outcome(now), now["status"] == "waiting"
             bar.update(
                 task,
-                description=words,
+                description="waiting" if waits else words,
                 total=now["bytes_total"],
                 completed=now["bytes_done"] or 0,
                 paused_ms=now["paused_ms"],
             )
-            if words != told and not live:
+            if words != told and (waits or not live):  # beside a bar is no room for a reason
                 console.print(words, highlight=False, markup=False, soft_wrap=True)
             told = words
             time.sleep(POLL_SECONDS)
 
 
 class _Figures(ProgressColumn):
-    """What is known of percent, bytes, speed and pause; nothing in place of what is not."""
+    """Percent, bytes, speed and pause, as far as they are known and the terminal is wide enough."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(Column(no_wrap=True))
+        self._console = console
 
     def render(self, task: Task) -> Text:
+        width, paused = self._console.width, task.fields["paused_ms"]
         figures = []
         if task.total:
-            sizes = f"{size_text(task.completed)} of {size_text(task.total)}"
-            figures += [f"{task.percentage:3.0f}%", sizes]
-        if task.speed:
+            figures.append(f"{task.percentage:3.0f}%")
+        if task.total and width >= 50:
+            figures.append(f"{size_text(task.completed)} of {size_text(task.total)}")
+        if task.speed and width >= 62:
             figures.append(f"{size_text(task.speed)}/s")
-        if task.fields["paused_ms"] is not None:
-            figures.append(f"paused {task.fields['paused_ms']} ms")
+        if paused is not None and width >= 78:
+            figures.append(f"paused {paused} ms")
         return Text("  ".join(figures))
 
 

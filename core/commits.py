@@ -87,8 +87,7 @@ class Commits:
         """
         check(self.validate(COMMIT_REQUEST, payload))
         if "accept_by" in payload:
-            wrong = Violation("/accept_by", "nothing, for only routers set it", "a moment")
-            raise Invalid(str(wrong), [wrong])
+            raise Invalid.at("/accept_by", "nothing, for only routers set it", "a moment")
         key = _key_of(caller.requester, payload, idempotency_key)
         asked = {name: value for name, value in payload.items() if name != "request_id"}
         asked_print = request_print(Event(COMMIT_REQUEST, asked, caller.requester))
@@ -287,7 +286,7 @@ def _key_of(requester: Requester, payload: Mapping[str, Any], idempotency_key: s
     """Return under which key a request is kept: one that was not given is drawn."""
     given = payload.get("request_id")
     if given is not None and idempotency_key not in (None, given):
-        raise Invalid("/request_id: expected the same as the Idempotency-Key, or only one of both")
+        raise Invalid.at("/request_id", "the Idempotency-Key, or only one of both", "another")
     if given is not None:
         return str(given).lower()
     if idempotency_key is None:
@@ -323,8 +322,7 @@ def _check_reserved(images: ImageStore, image_id: str, requester: Requester) -> 
         if mine and image.status is ImageStatus.QUEUED:
             return
         got = f"one that is {image.status}" if mine else "no such image"
-    wrong = Violation("/image_id", "an image of yours that waits for data", got)
-    raise Invalid(str(wrong), [wrong])
+    raise Invalid.at("/image_id", "an image of yours that waits for data", got)
 
 
 def _reserve(

@@ -31,7 +31,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class TintypeError(Exception):
@@ -67,6 +67,12 @@ class Invalid(TintypeError):
     def __init__(self, message: str, violations: Sequence[Violation] = ()) -> None:
         super().__init__(message)
         self.violations = tuple(violations)
+
+    @classmethod
+    def at(cls, pointer: str, expected: str, got: str) -> Self:
+        """Return the error for one thing that is wrong."""
+        violation = Violation(pointer, expected, got)
+        return cls(str(violation), [violation])
 
 
 class RequestConflict(Invalid):

@@ -203,8 +203,7 @@ def _read_unknown(where: str, _text: str) -> dict[str, Any]:
     # In the place as elsewhere in the message, text is shown in a form that every store can keep.
     shown = ascii(where[:_LONGEST_PLACE])[1:-1]
     known = ", ".join(f"{LABEL_PREFIX}{name}" for name in _LABELS)
-    fault = Violation(shown, f"one of the labels {known}", "an unknown one")
-    raise Invalid(str(fault), [fault])
+    raise Invalid.at(shown, f"one of the labels {known}", "an unknown one")
 
 
 _LABELS: Mapping[str, Callable[[str, str], dict[str, Any]]] = {

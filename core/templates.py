@@ -71,8 +71,7 @@ def fit_for_tag(value: str) -> str:
 def wrong(where: str, expected: str, got: str | None) -> Invalid:
     """Return the error that says what is wrong at a JSON pointer."""
     came = "nothing" if got is None else reprlib.repr(got)
-    fault = Violation(where, expected, came)
-    return Invalid(str(fault), [fault])
+    return Invalid.at(where, expected, came)
 
 
 def _separator(match: re.Match[str]) -> str:

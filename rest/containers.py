@@ -7,15 +7,19 @@ from typing import Any
 
 import falcon
 
-from tintype.core.commits import Caller, Commits, find_container
-from tintype.core.errors import Forbidden, Invalid, Violation
+from tintype.core.commits import Commits, find_container
+from tintype.core.errors import Invalid
 from tintype.core.index import CONTAINER_FIELDS, ContainerRecord, Index
 from tintype.rest.identity import Identify
-from tintype.rest.paging import next_page
-from tintype.rest.reading import flag, json_object, parameters, query_of
+from tintype.rest.lists import Listing
+from tintype.rest.reading import json_object, parameters
 
-SORTS = ("uuid", *CONTAINER_FIELDS)
-PARAMETERS = (*CONTAINER_FIELDS[:-1], "sort_key", "sort_dir", "limit", "marker", "all_projects")
+LISTING = Listing(
+    kind="container",
+    filters=("name", "host", "state"),
+    sorts=("uuid", *CONTAINER_FIELDS),
+    newest_first=False,
+)
 
 KEY_LENGTH = 255
 """Characters of an Idempotency-Key."""
@@ -30,19 +34,13 @@ class Containers:
 
     def on_get(self, request: falcon.Request, response: falcon.Response) -> None:
         """Answer with a page of the caller's containers."""
-        caller = self.identify(request)
-        given = parameters(request, PARAMETERS)
-        query = query_of(
-            given,
-            filters=CONTAINER_FIELDS[:-1],
-            sorts=SORTS,
-            project_id=project_seen(caller, "container", everybodys=flag(given, "all_projects")),
-            newest_first=False,
+        response.media = LISTING.answer(
+            request,
+            self.identify(request),
+            self.index.list_containers,
+            shown,
+            lambda record: record.uuid,
         )
-        found = self.index.list_containers(query)
-        page = {"containers": [shown(record) for record in found]}
-        last = found[-1].uuid if len(found) == query.limit else None
-        response.media = page | next_page(request, last)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,16 +75,6 @@ class Commit:
         response.media = dict(promise.answer)
 
 
-def project_seen(caller: Caller, kind: str, *, everybodys: bool) -> str | None:
-    """Return the project whose things a list shows; None: all. Raises Forbidden."""
-    own = caller.requester.project_id
-    if not caller.may(f"{kind}:list", own):
-        raise Forbidden(f"your roles do not allow you to list {kind}s")
-    if everybodys and not caller.may(f"{kind}:list_all", own):
-        raise Forbidden("all_projects: your roles do not allow it")
-    return None if everybodys else own
-
-
 def shown(record: ContainerRecord) -> dict[str, Any]:
     """Return what a caller sees of a container."""
     facts = record.facts
@@ -112,16 +100,13 @@ def _payload(request: falcon.Request, ident: str, most_bytes: int) -> dict[str, 
         field = name.replace("-", "_")
         if field in payload:
             pointer = name[:200].replace("~", "~0").replace("/", "~1")
-            wrong = Violation(f"/{pointer}", "each field once, with - or with _", "both")
-            raise Invalid(str(wrong), [wrong])
+            raise Invalid.at(f"/{pointer}", "each field once, with - or with _", "both")
         payload[field] = value
     if "container" in payload:
-        wrong = Violation("/container", "nothing, for the path names it", "it")
-        raise Invalid(str(wrong), [wrong])
+        raise Invalid.at("/container", "nothing, for the path names it", "it")
     for parameter, field in (("repository", "image_name"), ("tag", "tag")):
         if parameter in given and payload.setdefault(field, given[parameter]) != given[parameter]:
-            wrong = Violation(f"?{parameter}", f"the same as {field} in the body", "another")
-            raise Invalid(str(wrong), [wrong])
+            raise Invalid.at(f"?{parameter}", f"the same as {field} in the body", "another")
     return {**payload, "container": ident}
 
 

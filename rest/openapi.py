@@ -7,11 +7,9 @@ from typing import Any
 
 from tintype import __version__
 from tintype.core.events import COMMIT_REQUEST
-from tintype.core.index import CONTAINER_FIELDS, SNAPSHOT_FIELDS
+from tintype.rest import containers, snapshots
 from tintype.rest.containers import KEY_LENGTH
-from tintype.rest.containers import SORTS as CONTAINER_SORTS
-from tintype.rest.reading import LIMIT_DEFAULT, LIMIT_MOST
-from tintype.rest.snapshots import SORTS as SNAPSHOT_SORTS
+from tintype.rest.lists import LIMIT_DEFAULT, LIMIT_MOST, Listing
 from tintype.schemas import SCHEMAS
 
 Json = dict[str, Any]
@@ -149,7 +147,7 @@ def _containers() -> Json:
                     "containers",
                     _links("containers/0/uuid", "showContainer", "commit"),
                 ),
-                "parameters": _list_parameters(CONTAINER_FIELDS[:-1], CONTAINER_SORTS),
+                "parameters": _list_parameters(containers.LISTING),
             }
         },
         "/v1/containers/{ident}": {
@@ -195,7 +193,7 @@ def _snapshots() -> Json:
                     "snapshots",
                     _links("snapshots/0/snapshot_id", "showSnapshot", "cancelSnapshot"),
                 ),
-                "parameters": _list_parameters(SNAPSHOT_FIELDS[:-1], SNAPSHOT_SORTS),
+                "parameters": _list_parameters(snapshots.LISTING),
             }
         },
         "/v1/snapshots/{ident}": {
@@ -290,10 +288,10 @@ def _links(pointer: str, *operations: str) -> Json:
     return {name: {"operationId": name, "parameters": parameters} for name in operations}
 
 
-def _list_parameters(filters: Sequence[str], sorts: Sequence[str]) -> list[Json]:
+def _list_parameters(listing: Listing) -> list[Json]:
     return [
-        *(_parameter(name, "query", f"Only those with this {name}.") for name in filters),
-        _parameter("sort_key", "query", "What orders them.", {"enum": list(sorts)}),
+        *(_parameter(name, "query", f"Only those with this {name}.") for name in listing.filters),
+        _parameter("sort_key", "query", "What orders them.", {"enum": list(listing.sorts)}),
         _parameter("sort_dir", "query", "Which way.", {"enum": ["asc", "desc"]}),
         _parameter(
             "limit",

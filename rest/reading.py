@@ -8,11 +8,7 @@ from typing import Any
 
 import falcon
 
-from tintype.core.errors import Invalid, Violation
-from tintype.core.index import Query
-
-LIMIT_DEFAULT, LIMIT_MOST = 100, 1000
-"""Records on a page."""
+from tintype.core.errors import Invalid
 
 TRUTH = {"true": True, "1": True, "false": False, "0": False}
 
@@ -30,9 +26,9 @@ def json_object(request: falcon.Request, most_bytes: int) -> dict[str, Any]:
     try:
         document = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise _wrong("", "JSON", str(error)) from error
+        raise Invalid.at("", "JSON", str(error)[:200]) from error
     if not isinstance(document, dict):
-        raise _wrong("", "an object", type(document).__name__)
+        raise Invalid.at("", "an object", type(document).__name__)
     return document
 
 
@@ -53,60 +49,22 @@ def parameters(request: falcon.Request, known: Collection[str]) -> dict[str, str
     found = {}
     for name, value in request.params.items():
         if name not in known:
-            raise _wrong(f"?{name}", _one_of(known) if known else "no parameters", repr(name))
+            expected = one_of(known) if known else "no parameters"
+            raise Invalid.at(f"?{name[:200]}", expected, repr(name)[:200])
         if isinstance(value, list):
-            raise _wrong(f"?{name}", "one value", f"{len(value)}")
+            raise Invalid.at(f"?{name}", "one value", f"{len(value)}")
         found[name] = value
     return found
-
-
-def query_of(
-    given: Mapping[str, str],
-    *,
-    filters: Collection[str],
-    sorts: Collection[str],
-    project_id: str | None,
-    newest_first: bool,
-) -> Query:
-    """Return the page that parameters ask for. Raises Invalid."""
-    sort = _chosen(given, "sort_key", "created_at", sorts)
-    order = _chosen(given, "sort_dir", "desc" if newest_first else "asc", ("asc", "desc"))
-    return Query(
-        sort=sort,
-        limit=_limit(given),
-        descending=order == "desc",
-        marker=given.get("marker"),
-        project_id=project_id,
-        filters={name: given[name] for name in filters if name in given},
-    )
 
 
 def flag(given: Mapping[str, str], name: str) -> bool:
     """Return a parameter that is true or false. Raises Invalid."""
     text = given.get(name, "false")
     if text.lower() not in TRUTH:
-        raise _wrong(f"?{name}", "true or false", repr(text))
+        raise Invalid.at(f"?{name}", "true or false", repr(text)[:200])
     return TRUTH[text.lower()]
 
 
-def _chosen(given: Mapping[str, str], name: str, default: str, choices: Collection[str]) -> str:
-    value = given.get(name, default)
-    if value not in choices:
-        raise _wrong(f"?{name}", _one_of(choices), repr(value))
-    return value
-
-
-def _limit(given: Mapping[str, str]) -> int:
-    text = given.get("limit", str(LIMIT_DEFAULT))
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= LIMIT_MOST):
-        raise _wrong("?limit", f"a whole number from 1 to {LIMIT_MOST}", repr(text))
-    return int(text)
-
-
-def _one_of(names: Collection[str]) -> str:
+def one_of(names: Collection[str]) -> str:
+    """Return what is expected where any of these names may stand."""
     return f"one of {', '.join(sorted(names))}"
-
-
-def _wrong(pointer: str, expected: str, got: str) -> Invalid:
-    violation = Violation(pointer, expected, got[:200])
-    return Invalid(str(violation), [violation])

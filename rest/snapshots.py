@@ -10,13 +10,16 @@ from tintype.core.commits import Caller, Commits
 from tintype.core.errors import NotFound
 from tintype.core.events import is_uuid
 from tintype.core.index import SNAPSHOT_FIELDS, Index, SnapshotRecord
-from tintype.rest.containers import project_seen
 from tintype.rest.identity import Identify
-from tintype.rest.paging import next_page
-from tintype.rest.reading import flag, parameters, query_of
+from tintype.rest.lists import Listing
+from tintype.rest.reading import parameters
 
-SORTS = ("snapshot_id", *SNAPSHOT_FIELDS)
-PARAMETERS = (*SNAPSHOT_FIELDS[:-1], "sort_key", "sort_dir", "limit", "marker", "all_projects")
+LISTING = Listing(
+    kind="snapshot",
+    filters=("container_uuid", "container_name", "host", "image_id", "image_name", "status"),
+    sorts=("snapshot_id", *SNAPSHOT_FIELDS),
+    newest_first=True,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,19 +31,13 @@ class Snapshots:
 
     def on_get(self, request: falcon.Request, response: falcon.Response) -> None:
         """Answer with a page of the caller's snapshots, the newest first."""
-        caller = self.identify(request)
-        given = parameters(request, PARAMETERS)
-        query = query_of(
-            given,
-            filters=SNAPSHOT_FIELDS[:-1],
-            sorts=SORTS,
-            project_id=project_seen(caller, "snapshot", everybodys=flag(given, "all_projects")),
-            newest_first=True,
+        response.media = LISTING.answer(
+            request,
+            self.identify(request),
+            self.index.list_snapshots,
+            lambda record: record.payload,
+            lambda record: str(record.payload["snapshot_id"]),
         )
-        found = self.index.list_snapshots(query)
-        page = {"snapshots": [dict(record.payload) for record in found]}
-        last = found[-1].payload["snapshot_id"] if len(found) == query.limit else None
-        response.media = page | next_page(request, last)
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,7 +148,7 @@ class Pictures:
             self._terminal.close()
         if self._service is not None:
             self._service.stop()
-        self._remove_containers()
+        self._remove_all()
 
     def _follow(self, terminal: Terminal) -> dict[str, Text]:
         """Look at both windows until all snapshots have ended."""
@@ -167,7 +167,7 @@ class Pictures:
         return {"commit-wait": commit.seen, "commit-end": result, "snapshot-watch": watch.seen}
 
     def _start_containers(self) -> None:
-        self._remove_containers()
+        self._remove_all()
         host = self._docker.host
         image = images.ensure_busybox(host)
         labels = {LABEL: self._docker.value}
@@ -176,9 +176,12 @@ class Pictures:
         for name in SIZES:
             _until(partial(self._docker.read, name, "/home/ready"), f"{name}'s data")
 
-    def _remove_containers(self) -> None:
+    def _remove_all(self) -> None:
+        """Remove the containers, and what a run that was killed left of their snapshots."""
         for name in SIZES:
             self._docker.remove("container", name)
+        for tag in self._docker.tags("tintype-capture/*"):
+            self._docker.remove("image", tag)
 
     def _start_service(self) -> str:
         """Start `tintype serve` on a free port and return its address."""

@@ -1019,7 +1019,7 @@ def test_a_password_is_not_seen_where_something_fails(anyone: Run, keystone: Res
             "from tintype.cli import main\ntry: main(['--help'])\nexcept SystemExit: 0",
             ["openstack"],
         ),
-        ("import tintype.commands.openstack", ["keystoneauth1", "rich", "requests", "openstack"]),
+        ("import tintype.commands.plugin", ["keystoneauth1", "rich", "requests", "openstack"]),
     ],
 )
 def test_what_is_slow_to_load_is_loaded_when_it_is_needed(code: str, unwanted: list[str]) -> None:

@@ -88,7 +88,7 @@ OTHERS: Mapping[str, frozenset[str]] = {
     "tintype.rest.identity": frozenset({"falcon"}),
     "tintype.rest.keystone": frozenset({"keystonemiddleware", "oslo_config", "webob"}),
     "tintype.rest.metrics": frozenset({"falcon", "prometheus_client"}),
-    "tintype.rest.paging": frozenset({"falcon"}),
+    "tintype.rest.lists": frozenset({"falcon"}),
     "tintype.rest.policy": frozenset({"oslo_config", "oslo_policy"}),
     "tintype.rest.reading": frozenset({"falcon"}),
     "tintype.rest.snapshots": frozenset({"falcon"}),

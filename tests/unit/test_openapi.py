@@ -23,6 +23,7 @@ from tintype.core.events import COMMIT_REQUEST, Requester
 from tintype.rest import containers, snapshots
 from tintype.rest.app import create_app
 from tintype.rest.containers import _idempotency_key
+from tintype.rest.lists import COMMON
 from tintype.rest.openapi import NOT_IN_BODIES, commit_body, document
 from tintype.schemas import SCHEMAS, validate
 
@@ -105,8 +106,11 @@ def test_every_route_is_described_and_nothing_else(routes: dict[str, set[str]]) 
 
 
 def test_every_query_parameter_is_described_and_nothing_else() -> None:
-    assert named("listContainers", "query") == set(containers.PARAMETERS)
-    assert named("listSnapshots", "query") == set(snapshots.PARAMETERS)
+    for operation, listing in (
+        ("listContainers", containers.LISTING),
+        ("listSnapshots", snapshots.LISTING),
+    ):
+        assert named(operation, "query") == {*listing.filters, *COMMON}
     assert named("showContainer", "query") == {"host"}
     assert named("commit", "query") == {"repository", "tag"}
     assert named("showSnapshot", "query") == named("cancelSnapshot", "query") == set()
