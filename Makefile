@@ -39,7 +39,7 @@ lint: $(VENV)/has-tox no-build  ## ruff and mypy
 soak: $(VENV)/has-tox no-build stack-up  ## the tests that take longer than a developer waits
 	@set -e; env="$$($(STACK) env)"; eval "$$env"; $(TOX) run -e soak -- $(ARGS)
 
-bench: $(VENV)/has-tintype stack-up  ## measure Tintype beside what else there is; JSON comes out
+bench: $(VENV)/has-gunicorn stack-up  ## measure Tintype beside what else there is; JSON comes out
 	@set -e; env="$$($(STACK) env)"; eval "$$env"; $(VENV)/bin/python benchmarks $(ARGS)
 
 stack-up:  ## start the real services, see tools/README.md
@@ -66,6 +66,10 @@ $(VENV)/has-tox: $(VENV)/made
 
 $(VENV)/has-tintype: $(VENV)/made $(SHIPPED) | no-build
 	$(PIP) .
+	@touch $@
+
+$(VENV)/has-gunicorn: $(VENV)/has-tintype
+	$(PIP) '.[gunicorn]'
 	@touch $@
 
 # What an earlier build left in build/ would be installed too, even files deleted since.

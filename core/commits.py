@@ -23,7 +23,6 @@ from tintype.core.errors import (
     NotFound,
     Refused,
     Unavailable,
-    Violation,
     WrongState,
 )
 from tintype.core.events import COMMIT_CANCEL, COMMIT_REQUEST, Event, Requester, derived_id

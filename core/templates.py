@@ -10,7 +10,7 @@ import re
 import reprlib
 from collections.abc import Callable, Mapping
 
-from tintype.core.errors import Invalid, Violation
+from tintype.core.errors import Invalid
 
 FIELDS = ("container_name", "container_uuid", "host", "project_id", "trigger", "date", "time")
 """What a template may name."""

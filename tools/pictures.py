@@ -38,8 +38,11 @@ COLUMNS, LINES = 100, 24
 LABEL = "tintype.pictures"
 """Label of the containers made here; its value is the stack's folder."""
 
-SIZES = {"web": 500, "db": 250, "cache": 350}
-"""Container -> MiB of data that nobody can compress, so that its bar is seen to move."""
+SIZES = {"web": 500, "shop": 250, "mail": 350}
+"""Container -> MiB of data that nobody can compress, so that its bar is seen to move.
+
+No name is hexadecimal: the engine would take it for the start of a stranger's id.
+"""
 
 SCRIPT = "dd if=/dev/urandom of=/home/data bs=1M count={} && echo yes > /home/ready && sleep 86400"
 

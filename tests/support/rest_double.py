@@ -1,23 +1,39 @@
-"""A small HTTP server that answers as the REST service does, and as a Keystone with one user."""
+"""A small HTTP server that answers as the REST service does, and as a Keystone with one user.
+
+Each answer of the service's is held against the service's own description, so that the double cannot
+drift from what it stands for.
+"""
 
 from __future__ import annotations
 
 import copy
 import json
+import re
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+
+import jsonschema_rs
 
 from tintype.core.snapshot import image_id_for, snapshot_id_for
+from tintype.rest.openapi import document
 
 PASSWORD = "secret"
 TOKEN = "a-token"
+BY_PROXIES = (502, 504)
+"""Answers that are not the service's own."""
+
+DOCUMENT = document()
+IN_JSON = "content/application~1json/schema"
 Record = dict[str, Any]
+Answer = tuple[int, dict[str, str], Any]
+"""Status, headers and body: bytes, or what becomes JSON."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +149,8 @@ class RestDouble:
     """What the service was asked, without what its Keystone was."""
     answered: dict[str, tuple[Any, Record]] = field(default_factory=dict)
     """Idempotency-Key -> the body and the answer."""
+    drifted: list[str] = field(default_factory=list)
+    """What of the calls the service's description does not allow."""
     port: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
     _server: ThreadingHTTPServer | None = None
@@ -181,13 +199,14 @@ class RestDouble:
 
 @contextmanager
 def rest_double(**about: Any) -> Iterator[RestDouble]:
-    """Serve a double as long as the context lasts."""
+    """Serve a double as long as the context lasts; fail if it was not like the service."""
     double = RestDouble(**about)
     double.start()
     try:
         yield double
     finally:
         double.stop()
+    assert double.drifted == []
 
 
 class Server(ThreadingHTTPServer):
@@ -223,18 +242,13 @@ class Handler(BaseHTTPRequestHandler):
             self.command, url.path, dict(parse_qsl(url.query)), dict(self.headers.items()), body
         )
         with double.lock:
-            try:
-                if url.path.startswith("/identity/"):
-                    status, headers, answer = _identity(double, seen)
-                else:
-                    double.seen.append(seen)
-                    if double.plan:
-                        double.plan.pop(0)(double)
-                    status, headers, answer = 200, {}, copy.deepcopy(_service(double, seen))
-                    status = 202 if seen.method != "GET" else 200
-            except Refusal as refusal:
-                detail = {"status": refusal.status, "detail": str(refusal)}
-                status, headers, answer = refusal.status, {}, {"errors": [detail]}
+            if url.path.startswith("/identity/"):
+                status, headers, answer = _identity(double, seen)
+            else:
+                double.seen.append(seen)
+                status, headers, answer = _service(double, seen)
+                if status not in BY_PROXIES:
+                    double.drifted += drift(seen, status, headers, answer)
         self._send(status, headers, answer)
 
     def _send(self, status: int, headers: Mapping[str, str], answer: Any) -> None:
@@ -247,7 +261,77 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
 
-def _service(double: RestDouble, seen: Seen) -> Any:
+def drift(seen: Seen, status: int, headers: Mapping[str, str], answer: Any) -> list[str]:
+    """Return where an answer, or the request where it is granted, is not as described."""
+    found = _described(seen)
+    if found is None:
+        return _faults("#/components/schemas/Errors", answer)
+    place, parameters, operation = found
+    response = operation["responses"].get(str(status))
+    if response is None:
+        return [f"{seen.method} {seen.path} never answers {status}"]
+    wanted = {name for name, about in response["headers"].items() if about.get("required", True)}
+    faults = [f"{status} without {name}" for name in sorted(wanted - headers.keys())]
+    if status < 400:
+        faults += [f"{seen.path} has no ?{name}" for name in sorted(seen.query.keys() - parameters)]
+        if seen.body is not None:
+            faults += _faults(f"{place}/requestBody/{IN_JSON}", seen.body)
+    return faults + _faults(f"{place}/responses/{status}/{IN_JSON}", answer)
+
+
+def _described(seen: Seen) -> tuple[str, set[str], Record] | None:
+    """Return an operation: its place, its query's parameters and what else is said of it."""
+    method = seen.method.lower()
+    for template, item in DOCUMENT["paths"].items():
+        pattern = re.sub(r"\\{\w+\\}", "[^/]+", re.escape(template))
+        if method in item and re.fullmatch(pattern, seen.path):
+            known = [*item.get("parameters", []), *item[method].get("parameters", [])]
+            names = {each["name"] for each in known if each["in"] == "query"}
+            escaped = quote(template.replace("/", "~1"), safe="~")
+            return f"#/paths/{escaped}/{method}", names, item[method]
+    return None
+
+
+def _faults(place: str, value: Any) -> list[str]:
+    return [error.message for error in _validator(place).iter_errors(value)]
+
+
+@cache
+def _validator(place: str) -> Any:
+    # The one in Rust: lists here are long.
+    return jsonschema_rs.validator_for({**DOCUMENT, "$ref": place})
+
+
+def _service(double: RestDouble, seen: Seen) -> Answer:
+    headers = {"X-Openstack-Request-Id": f"req-{uuid.uuid4()}"}
+    try:
+        if double.plan:
+            double.plan.pop(0)(double)
+        answer = copy.deepcopy(_found(double, seen))
+    except Refusal as refusal:
+        if refusal.status in BY_PROXIES:
+            return refusal.status, {"Content-Type": "text/html"}, b"<html>"
+        if refusal.status == 401:
+            headers["WWW-Authenticate"] = f'Keystone uri="{double.auth_url}"'
+        return refusal.status, headers, _errors(refusal, headers["X-Openstack-Request-Id"])
+    if seen.method == "POST":
+        headers["Location"] = f"{double.endpoint}/v1/snapshots/{answer['snapshot_id']}"
+    return 200 if seen.method == "GET" else 202, headers, answer
+
+
+def _errors(refusal: Refusal, request_id: str) -> Record:
+    detail = str(refusal)
+    error = {
+        "status": refusal.status,
+        "code": "Refusal",
+        "title": detail,
+        "detail": detail,
+        "request_id": request_id,
+    }
+    return {"errors": [error]}
+
+
+def _found(double: RestDouble, seen: Seen) -> Any:
     if double.token and seen.headers.get("X-Auth-Token") != double.token:
         raise Refusal(401, "this service wants a token of Keystone's")
     if seen.query.get("all_projects") and double.token == TOKEN:
@@ -339,7 +423,7 @@ def _created(record: Record) -> str:
     return str(record["created_at"])
 
 
-def _identity(double: RestDouble, seen: Seen) -> tuple[int, dict[str, str], Any]:
+def _identity(double: RestDouble, seen: Seen) -> Answer:
     version = {
         "id": "v3.14",
         "status": "stable",

@@ -59,7 +59,8 @@ class Glance(WsgiService):
         return f"http://{LOOPBACK}:{self.port()}"
 
     def _database(self) -> dict[str, object]:
-        return {"connection": f"sqlite:///{self.home}/data/glance.db"}
+        # Under a crowd a writer waits longer than the 5 seconds that are sqlite3's own.
+        return {"connection": f"sqlite:///{self.home}/data/glance.db?timeout=60"}
 
     @property
     def _limited(self) -> Path:
