@@ -11,7 +11,7 @@ from cliff.app import App
 from cliff.command import Command
 from cliff.commandmanager import CommandManager
 
-from tintype import __version__, local
+from tintype import __version__, dead_letter_commands, local
 from tintype.commands import commit, container, credentials, snapshot
 from tintype.commands.watching import silence
 
@@ -26,9 +26,9 @@ COMMANDS: Mapping[str, type[Command]] = {
     "snapshot list": snapshot.List,
     "snapshot show": snapshot.Show,
     "snapshot watch": snapshot.Watch,
-    "dead-letter list": local.ListDeadLetters,
-    "dead-letter show": local.ShowDeadLetter,
-    "dead-letter replay": local.ReplayDeadLetter,
+    "dead-letter list": dead_letter_commands.List,
+    "dead-letter show": dead_letter_commands.Show,
+    "dead-letter replay": dead_letter_commands.Replay,
     "serve": local.Serve,
     "invoke": local.Invoke,
     "validate": local.Validate,

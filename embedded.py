@@ -8,7 +8,8 @@ import signal
 import socket
 import sys
 import threading
-from datetime import timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import waitress
@@ -35,7 +36,7 @@ def serve(settings: Settings) -> None:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     service.database.upgrade()
     bus.subscribe(courier.feed)
-    bus.subscribe(lambda event: service.router.on_event(_message(event)))
+    bus.subscribe(lambda event: service.router.on_event(heard(event)))
     bus.subscribe(_print_event)
     listening = socket.create_server((settings.api.host, settings.api.port))
     application = _application(settings, agent, service)
@@ -122,6 +123,14 @@ def _application(settings: Settings, agent: Agent, service: RouterService) -> Ws
 
 def _message(event: Event) -> Message:
     return Message(event.type, event.payload, event.requester, event.id)
+
+
+def heard(event: Event) -> Message:
+    """Return an event as a bus delivers it: by its moment the index tells which one is later.
+
+    A request is not stamped: sent again it would be another one.
+    """
+    return replace(_message(event), timestamp=datetime.now(UTC).isoformat())
 
 
 def _own_requester(context: object) -> Requester:

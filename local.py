@@ -1,29 +1,26 @@
-"""The commands that need no REST service: they work on this machine, with its configuration."""
+"""The commands that need no REST service: they work on this machine, with its configuration.
+
+What runs a service is imported only where it is run: half a second that other commands need not
+wait.
+"""
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import logging
 import socket
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from cliff.command import Command
-from cliff.lister import Lister
-from cliff.show import ShowOne
 
-from tintype.commands import words
+from tintype.commands.checks import require_valid
 from tintype.commands.client import CommandError
-from tintype.commands.commit import require_valid
-from tintype.commands.lists import count
 from tintype.config import Settings, load
-from tintype.core.errors import Invalid
 from tintype.core.events import (
     COMMIT_REQUEST,
     Event,
@@ -33,101 +30,7 @@ from tintype.core.events import (
     fingerprint,
     is_lifecycle,
 )
-from tintype.core.ownership import IDENT_LENGTH
 from tintype.handlers import TRIGGERS, table
-
-LISTED = ("id", "role", "received_at", "reason", "event_type", "container", "request_id")
-SHOWN = ("id", "role", "received_at", "reason", "message")
-
-IN_TABLES = 60
-"""Characters of a value in the table of dead letters: senders decide how long a reason is."""
-
-
-class ListDeadLetters(Lister):
-    """List the messages that could not be used, the newest first."""
-
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        """Describe the arguments."""
-        parser: argparse.ArgumentParser = super().get_parser(prog_name)
-        _add_role_arguments(parser)
-        return parser
-
-    def take_action(
-        self, arguments: argparse.Namespace
-    ) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
-        """Read the journal, the routers' database, or both."""
-        letters = _composed(self, "dead_letters")
-        kept = letters.read(_settings(arguments), arguments.role)
-        found = map(letters.summary, kept)
-        records = sorted(found, key=lambda one: one["received_at"], reverse=True)
-        if arguments.formatter not in words.AS_THEY_ARE:
-            longest = IN_TABLES if arguments.formatter == "table" else None
-            records = [_in_lines(record, longest) for record in records]
-        return LISTED, [words.columns(arguments, record, LISTED) for record in records]
-
-
-class ShowDeadLetter(ShowOne):
-    """Show a message that could not be used, and why not."""
-
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        """Describe the arguments."""
-        parser: argparse.ArgumentParser = super().get_parser(prog_name)
-        _add_role_arguments(parser)
-        parser.add_argument("id", type=count, help="number of the dead letter")
-        return parser
-
-    def take_action(self, arguments: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:
-        """Find the dead letter; a table has its message in many lines."""
-        letters = _composed(self, "dead_letters")
-        record = letters.details(letters.find(_settings(arguments), arguments.id, arguments.role))
-        if arguments.formatter not in words.AS_THEY_ARE:
-            record = _in_lines(record)
-        if arguments.formatter == "table" and isinstance(record["message"], dict):
-            record["message"] = json.dumps(record["message"], indent=2)
-        return SHOWN, words.columns(arguments, record, SHOWN)
-
-
-class ReplayDeadLetter(ShowOne):
-    """Publish a message that could not be used once more, as it was or with another payload."""
-
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        """Describe the arguments."""
-        parser: argparse.ArgumentParser = super().get_parser(prog_name)
-        _add_role_arguments(parser)
-        parser.add_argument("id", type=count, help="number of the dead letter")
-        parser.add_argument(
-            "--payload",
-            metavar="FILE",
-            help="payload to send in place of the message's own, as JSON; - for standard input",
-        )
-        parser.add_argument(
-            "--project-id",
-            type=_ident,
-            metavar="ID",
-            help="on whose behalf (default: [agent] default_project_id and default_user_id)",
-        )
-        parser.add_argument("--user-id", type=_ident, metavar="ID", help="user of that project")
-        parser.add_argument("--admin", action="store_true", help="on behalf of an admin")
-        return parser
-
-    def take_action(self, arguments: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:
-        """Publish, and say under which `request_id` to look for what becomes of it."""
-        settings = _settings(arguments)
-        payload = _payload(arguments.payload) if arguments.payload else None
-        requester = _requester(arguments, settings.default_requester)
-        letters = _composed(self, "dead_letters")
-        kept = letters.find(settings, arguments.id, arguments.role)
-        try:
-            event = letters.replay(settings, kept, payload, requester)
-        except Invalid as error:
-            raise CommandError(f"{error}; send another with --payload FILE") from error
-        record = {
-            "request_id": event.payload["request_id"],
-            "event_type": event.type,
-            "topic": settings.bus.request_topic,
-            **asdict(event.requester),
-        }
-        return tuple(record), words.columns(arguments, record, record)
 
 
 class Serve(Command):
@@ -136,13 +39,13 @@ class Serve(Command):
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         """Describe the arguments."""
         parser: argparse.ArgumentParser = super().get_parser(prog_name)
-        _add_config_arguments(parser)
+        add_config_arguments(parser)
         parser.add_argument("--listen", metavar="[HOST:]PORT", help="where the HTTP door is")
         return parser
 
     def take_action(self, arguments: argparse.Namespace) -> int:
         """Serve until SIGTERM or SIGINT; every event goes to standard output as a line of JSON."""
-        settings = _settings(arguments)
+        settings = settings_of(arguments)
         if arguments.listen:
             host, _, port = arguments.listen.rpartition(":")
             if not port.isdigit():
@@ -153,7 +56,8 @@ class Serve(Command):
             raise CommandError(
                 f"[api] host: without Keystone only a loopback address, not {settings.api.host!r}"
             )
-        _composed(self, "embedded").serve(settings)
+        keep_alembic_quiet(self)
+        _serve(settings)
         return 0
 
 
@@ -163,7 +67,7 @@ class Invoke(Command):
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         """Describe the arguments."""
         parser: argparse.ArgumentParser = super().get_parser(prog_name)
-        _add_config_arguments(parser)
+        add_config_arguments(parser)
         known = sorted({**table(), **TRIGGERS})
         parser.add_argument("handler", choices=known, help="event type of the handler")
         parser.add_argument(
@@ -175,7 +79,7 @@ class Invoke(Command):
 
     def take_action(self, arguments: argparse.Namespace) -> int:
         """Print each event that the handler returns as a line of JSON."""
-        settings = _settings(arguments)
+        settings = settings_of(arguments)
         document = read_json(arguments.file)
         payload = document.get("payload", document)
         if arguments.handler == COMMIT_REQUEST:
@@ -188,8 +92,9 @@ class Invoke(Command):
         except TypeError as error:
             raise CommandError(f"/requester: {error}") from error
         event = Event(arguments.handler, payload, requester)
+        keep_alembic_quiet(self)
         try:
-            for result in _composed(self, "agent").invoke(settings, event):
+            for result in _invoke(settings, event):
                 self.app.stdout.write(f"{event_line(result)}\n")
                 self.app.stdout.flush()
         except (KeyError, TypeError, ValueError) as error:
@@ -221,14 +126,28 @@ class Validate(Command):
         return 0
 
 
-def _add_config_arguments(parser: argparse.ArgumentParser) -> None:
+def _serve(settings: Settings) -> None:
+    from tintype.embedded import serve  # noqa: PLC0415 (late, as the top says)
+
+    serve(settings)
+
+
+def _invoke(settings: Settings, event: Event) -> Iterator[Event]:
+    from tintype.agent import invoke  # noqa: PLC0415 (late, as the top says)
+
+    return invoke(settings, event)
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe where the configuration is."""
     parser.add_argument("--config-file", action="append", default=[], help="configuration file")
     parser.add_argument(
         "--state-dir", help="directory of the journal, and of the images as `images` below it"
     )
 
 
-def _settings(arguments: argparse.Namespace) -> Settings:
+def settings_of(arguments: argparse.Namespace) -> Settings:
+    """Return the configuration that the arguments name. Raises ConfigError."""
     settings = load(arguments.config_file)
     if not arguments.state_dir:
         return settings
@@ -237,11 +156,10 @@ def _settings(arguments: argparse.Namespace) -> Settings:
     return replace(settings, agent=agent, directory=images)
 
 
-def _composed(command: Command, module: str) -> ModuleType:
-    """Load what runs a service only where it is run: half a second that others need not wait."""
+def keep_alembic_quiet(command: Command) -> None:
+    """Have alembic not list its plug-ins when it is loaded, unless the command is to tell more."""
     if command.app.options.verbose_level == 1:
-        logging.getLogger("alembic").setLevel(logging.WARNING)  # it lists its own plug-ins
-    return importlib.import_module(f"tintype.{module}")
+        logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 def _only_loopback(host: str) -> bool:
@@ -262,48 +180,3 @@ def read_json(name: str) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise CommandError(f"{name}: expected an object, got {type(document).__name__}")
     return document
-
-
-def _add_role_arguments(parser: argparse.ArgumentParser) -> None:
-    _add_config_arguments(parser)
-    parser.add_argument(
-        "--role",
-        choices=("agent", "router"),
-        help="whose: the agent's, in its journal, or the routers', in their database"
-        " (default: those of both, where both are here)",
-    )
-
-
-def _in_lines(record: Mapping[str, Any], longest: int | None = None) -> dict[str, Any]:
-    """Return a record whose texts, which anybody may have sent, do nothing to a terminal."""
-    lines = {name: words.one_line(v) for name, v in record.items() if isinstance(v, str)}
-    if longest is not None:
-        lines = {
-            name: line if len(line) <= longest else f"{line[: longest - 1]}…"
-            for name, line in lines.items()
-        }
-    return {**record, **lines}
-
-
-def _ident(text: str) -> str:
-    """Read the id of a project or a user, for argparse: one that receivers believe."""
-    if not (0 < len(text) <= IDENT_LENGTH and text.isprintable()):
-        raise argparse.ArgumentTypeError(
-            f"expected 1 to {IDENT_LENGTH} printable characters, got {text!r:.80}"
-        )
-    return text
-
-
-def _payload(name: str) -> dict[str, Any]:
-    document = read_json(name)
-    payload = document.get("payload", document)
-    if not isinstance(payload, dict):
-        raise CommandError(f"{name}: /payload: expected an object, got {type(payload).__name__}")
-    return payload
-
-
-def _requester(arguments: argparse.Namespace, default: Requester) -> Requester:
-    if arguments.project_id is not None:
-        default = Requester(arguments.project_id)  # whose users the default is none of
-    user_id = arguments.user_id or default.user_id
-    return Requester(default.project_id, user_id, is_admin=arguments.admin)

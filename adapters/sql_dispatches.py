@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
@@ -12,7 +11,7 @@ from typing import Any
 from sqlalchemy import (
     Connection,
     Select,
-    Text,
+    String,
     delete,
     func,
     insert,
@@ -22,6 +21,7 @@ from sqlalchemy import (
 )
 
 from tintype.adapters.sql_database import Database
+from tintype.adapters.sql_records import read_text, select_texts
 from tintype.adapters.sql_tables import dispatch_table, letter_table
 from tintype.adapters.sqlite_journal import DEAD_LETTER_BYTES, DEAD_LETTERS, REASON_LENGTH
 from tintype.core.dispatch import Dispatch, DispatchState
@@ -30,21 +30,11 @@ from tintype.core.moments import utc_text
 from tintype.core.ports import Admission, DeadLetter
 from tintype.core.snapshot import Fault
 
-LOG = logging.getLogger(__name__)
-
 ORDER = list(DispatchState)
 """States, each further than those before it."""
 
-UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
-"""What reading a record that no router wrote, or a later one, may raise."""
-
-TEXTS = select(
-    dispatch_table.c.request_id,
-    dispatch_table.c.state,
-    dispatch_table.c.due,
-    type_coerce(dispatch_table.c.record, Text).label("text"),
-)
-"""Dispatches with their record as text: one that is no JSON does not hide the others."""
+TEXTS = select_texts(dispatch_table, "request_id", "state", "due")
+"""Dispatches with their record as text."""
 
 
 class SqlDispatches:
@@ -112,7 +102,8 @@ class SqlDispatches:
 
         def take(connection: Connection) -> Sequence[Dispatch]:
             rows = connection.execute(query).mappings().all()
-            taken = columns.request_id.in_([row["request_id"] for row in rows])
+            known = [row["request_id"] for row in rows]
+            taken = type_coerce(columns.request_id, String).in_(known)
             if rows:
                 connection.execute(update(dispatch_table).where(taken).values(due=until))
             return [replace(dispatch, due=until) for dispatch in _readable(rows)]
@@ -214,13 +205,8 @@ def _row(dispatch: Dispatch) -> dict[str, Any]:
 
 def _readable(rows: Iterable[Mapping[Any, Any]]) -> list[Dispatch]:
     """Return what rows of TEXTS hold, but those that cannot be read."""
-    found = []
-    for row in rows:
-        try:
-            found.append(_dispatch({**row, "record": json.loads(row["text"])}))
-        except UNREADABLE as error:
-            LOG.warning("dispatch %r cannot be read: %r", row["request_id"], error)
-    return found
+    found = (read_text("dispatch", "request_id", row, _dispatch) for row in rows)
+    return [dispatch for dispatch in found if dispatch is not None]
 
 
 def _dispatch(row: Mapping[Any, Any]) -> Dispatch:

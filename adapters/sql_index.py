@@ -18,33 +18,21 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     RowMapping,
-    String,
     Table,
-    and_,
     bindparam,
     delete,
     func,
     insert,
-    literal,
-    literal_column,
-    or_,
     select,
     true,
     update,
 )
 
 from tintype.adapters.sql_database import Database
+from tintype.adapters.sql_pages import CONTAINER_PAGES, SNAPSHOT_PAGES, field_text
 from tintype.adapters.sql_tables import container_table, key_of, snapshot_table
-from tintype.core.errors import NotFound
-from tintype.core.index import (
-    CONTAINER_FIELDS,
-    SNAPSHOT_FIELDS,
-    ContainerRecord,
-    Query,
-    Sighting,
-    SnapshotRecord,
-)
-from tintype.core.moments import moment, utc_text
+from tintype.core.index import SNAPSHOT_FIELDS, ContainerRecord, Query, Sighting, SnapshotRecord
+from tintype.core.moments import utc_text
 
 BATCH = 500
 """Rows asked for in one statement."""
@@ -77,80 +65,6 @@ class Rows:
 
 CONTAINERS = Rows(container_table, "uuid")
 SNAPSHOTS = Rows(snapshot_table, "request_id")
-
-
-class Listing:
-    """Pages of a table, in any of its orders. What is missing is sorted as an empty text."""
-
-    def __init__(self, table: Table, identity: str, fields: Sequence[str]) -> None:
-        self._table = table
-        self._identity = identity
-        self._fields = fields
-        blank: Any = literal_column("''")
-        self._orders: dict[str, ColumnElement[str]] = {
-            name: func.coalesce(column, blank) if column.nullable else column
-            for name in (identity, *fields)
-            for column in (table.c[name],)
-        }
-
-    def page(
-        self, connection: Connection, query: Query, visible: ColumnElement[bool], *more: Any
-    ) -> Sequence[RowMapping]:
-        """Return the rows of a page: what is visible, meets `more` conditions and the filters.
-
-        The marker need but be visible: what it names may no longer be what is looked for. Raises
-        NotFound, and ValueError for a field that cannot be sorted or filtered by.
-        """
-        unknown = {query.sort, *query.filters} - {*self._fields}
-        if unknown - {self._identity} or self._identity in query.filters:
-            raise ValueError(f"no fields to sort and filter by: {sorted(unknown)}")
-        order = [self._orders[name] for name in dict.fromkeys((query.sort, self._identity))]
-        conditions = [visible, *more]
-        conditions += [
-            self._table.c[name] == _text(name, value) for name, value in query.filters.items()
-        ]
-        if query.marker is not None:
-            last = self._marked(connection, query, visible, order)
-            conditions.append(_beyond(order, last, descending=query.descending))
-        ordered = [one.desc() if query.descending else one.asc() for one in order]
-        rows = select(self._table).where(*conditions).order_by(*ordered).limit(query.limit)
-        return connection.execute(rows).mappings().all()
-
-    def _marked(
-        self,
-        connection: Connection,
-        query: Query,
-        visible: ColumnElement[bool],
-        order: Sequence[ColumnElement[str]],
-    ) -> Sequence[str]:
-        """Return what the marker has in the fields that order the rows."""
-        here = self._table.c[self._identity] == query.marker
-        # Ids are unique unless somebody forged an event: its last row then, so that lists end.
-        ordered = [one.asc() if query.descending else one.desc() for one in order]
-        found = select(*order).where(here, visible).order_by(*ordered).limit(1)
-        row = connection.execute(found).first()
-        if row is None:
-            raise NotFound(f"marker: nothing is known of {query.marker!r}")
-        return tuple(row)
-
-
-def _beyond(
-    order: Sequence[ColumnElement[str]], last: Sequence[str], *, descending: bool
-) -> ColumnElement[bool]:
-    """Return what holds for rows after the one with these values.
-
-    The first comparison is one that an index is searched by.
-    """
-    texts = [literal(text, String) for text in last]
-    beyond = [(a < b) if descending else (a > b) for a, b in zip(order, texts, strict=True)]
-    if len(order) == 1:
-        return beyond[0]
-    from_here = order[0] <= texts[0] if descending else order[0] >= texts[0]
-    return and_(from_here, or_(*beyond))
-
-
-CONTAINER_PAGES = Listing(container_table, "uuid", CONTAINER_FIELDS)
-SNAPSHOT_PAGES = Listing(snapshot_table, "snapshot_id", SNAPSHOT_FIELDS)
 
 
 @dataclass(eq=False, slots=True)
@@ -401,7 +315,7 @@ def _container_row(record: ContainerRecord) -> dict[str, Any]:
         "project_id": record.project_id,
         "host": record.host,
         "state": record.state.value,
-        "created_at": _text("created_at", record.facts.get("created_at")),
+        "created_at": field_text("created_at", record.facts.get("created_at")),
     }
 
 
@@ -415,16 +329,7 @@ def _snapshot_row(record: SnapshotRecord) -> dict[str, Any]:
     ended, at, event_id = record.rank
     told = {"request_id": record.request_id, "event_id": event_id, "payload": dict(record.payload)}
     names = ("project_id", "snapshot_id", *SNAPSHOT_FIELDS)
-    columns = {name: _text(name, record.payload.get(name)) for name in names}
+    columns = {name: field_text(name, record.payload.get(name)) for name in names}
     for name in ("snapshot_id", "created_at"):
         columns[name] = columns[name] or ""
     return {"ended": ended, "at": at, "record": told, **columns}
-
-
-def _text(name: str, value: object) -> str | None:
-    """Return what a field is sorted and filtered by; None: it is none that can be."""
-    if not isinstance(value, str):
-        return None
-    if name == "created_at":
-        return moment(value) or value
-    return value.lower() if name == "container_uuid" else value

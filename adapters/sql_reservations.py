@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -14,38 +12,27 @@ from sqlalchemy import (
     RowMapping,
     Select,
     String,
-    Text,
     and_,
     delete,
     insert,
     or_,
-    select,
     type_coerce,
     update,
 )
 
 from tintype.adapters.sql_database import Database
+from tintype.adapters.sql_records import read_text, select_texts
 from tintype.adapters.sql_tables import reservation_table
 from tintype.core.errors import Unavailable
 from tintype.core.reservation import Reservation, ReservationState
-
-LOG = logging.getLogger(__name__)
 
 CLAIMED = 100
 """Rows claimed at once, at most."""
 
 OPEN, WITHDRAWN = ReservationState.OPEN.value, ReservationState.WITHDRAWN.value
 
-UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
-"""What reading a record that no service wrote, or a later one, may raise."""
-
-TEXTS = select(
-    reservation_table.c.key,
-    reservation_table.c.state,
-    reservation_table.c.lease,
-    type_coerce(reservation_table.c.record, Text).label("text"),
-)
-"""Reservations with their record as text: one that is no JSON does not hide the others."""
+TEXTS = select_texts(reservation_table, "key", "state", "lease")
+"""Reservations with their record as text."""
 
 
 class SqlReservations:
@@ -201,14 +188,11 @@ def _row(reservation: Reservation) -> dict[str, Any]:
 
 def _readable(row: Mapping[Any, Any]) -> Reservation | None:
     """Return what a row of TEXTS holds; None: it cannot be read."""
-    try:
-        return _reservation(row, json.loads(row["text"]))
-    except UNREADABLE as error:
-        LOG.warning("reservation %r cannot be read: %r", row["key"], error)
-        return None
+    return read_text("reservation", "key", row, _reservation)
 
 
-def _reservation(row: Mapping[Any, Any], record: Any) -> Reservation:
+def _reservation(row: Mapping[Any, Any]) -> Reservation:
+    record = row["record"]
     return Reservation(
         key=record["key"],
         fingerprint=record["fingerprint"],

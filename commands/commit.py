@@ -13,13 +13,13 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.table import Column
 from rich.text import Text
 
+from tintype.commands.checks import require_valid
 from tintype.commands.client import Client, CommandError
 from tintype.commands.credentials import client_of
 from tintype.commands.lists import count
 from tintype.commands.live import GOING
 from tintype.commands.words import columns, outcome, size_text
 from tintype.core.events import COMMIT_REQUEST
-from tintype.schemas import validate
 
 POLL_SECONDS = 0.5
 
@@ -195,13 +195,6 @@ class _Figures(ProgressColumn):
         if paused is not None and width >= 78:
             figures.append(f"paused {paused} ms")
         return Text("  ".join(figures))
-
-
-def require_valid(event_type: str, payload: object) -> None:
-    """Raise CommandError with all that is wrong with an event's payload."""
-    violations = validate(event_type, payload)
-    if violations:
-        raise CommandError("; ".join(map(str, violations)))
 
 
 def _body(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 from sqlalchemy import insert, text
 
+from tests.support.databases import THREADS, by_threads
 from tintype.adapters.sql_database import Database
 from tintype.adapters.sql_dispatches import SqlDispatches
 from tintype.adapters.sql_tables import letter_table
@@ -27,9 +26,7 @@ SECOND = timedelta(seconds=1)
 LEASE = timedelta(minutes=1)
 FAULT = Fault(404, "NotFound", "no such container \ud800", retryable=False, phase="accepted")
 HOSTILE = ("", "a\0b", "\ud800", "é \U0001f600", "x" * 5000, "%", "'\"\\", "a ", "A", "a")
-THREADS = 8
 PARKED, SENT, ACCEPTED, ENDED = DispatchState
-T = TypeVar("T")
 
 
 @pytest.fixture
@@ -46,18 +43,6 @@ def dispatch(request_id: str = "r", **changes: Any) -> Dispatch:
     )
     begun = Dispatch(request_id, "print", request, NOW, NOW + 60 * SECOND, NOW)
     return replace(begun, **changes)
-
-
-def by_threads(work: Callable[[int], T]) -> list[T]:
-    """Do something in all threads at once, and return what came of it."""
-    start = threading.Barrier(THREADS)
-
-    def begin(number: int) -> T:
-        start.wait()
-        return work(number)
-
-    with ThreadPoolExecutor(THREADS) as pool:
-        return list(pool.map(begin, range(THREADS)))
 
 
 def ids(found: Sequence[Dispatch]) -> list[str]:
@@ -209,6 +194,14 @@ def test_what_was_claimed_is_due_again_after_its_lease(dispatches: SqlDispatches
     assert claimed == [dispatch(due=NOW + LEASE)] == [dispatches.get("r")]
     assert dispatches.claim(NOW + LEASE - timedelta(microseconds=1), LEASE) == []
     assert ids(dispatches.claim(NOW + LEASE, LEASE)) == ["r"]
+
+
+def test_one_whose_id_is_kept_as_a_digest_is_leased_too(dispatches: SqlDispatches) -> None:
+    for name in HOSTILE:
+        dispatches.admit(dispatch(name))
+    assert sorted(ids(dispatches.claim(NOW, LEASE))) == sorted(HOSTILE)
+    assert dispatches.claim(NOW, LEASE) == []
+    assert {one.due for one in map(dispatches.get, HOSTILE) if one is not None} == {NOW + LEASE}
 
 
 def test_one_that_ended_is_claimed_only_while_its_fault_is_to_be_told(

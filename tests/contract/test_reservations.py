@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 from sqlalchemy import text
 
+from tests.support.databases import THREADS, by_threads
 from tintype.adapters.sql_database import Database
 from tintype.adapters.sql_reservations import CLAIMED, SqlReservations
 from tintype.core.errors import Unavailable
@@ -27,9 +26,7 @@ LEASE = timedelta(minutes=1)
 OVER = NOW + LEASE
 """When the lease of `reservation()` is."""
 HOSTILE = ("", "a\0b", "\ud800", "é \U0001f600", "x" * 5000, "%", "'\"\\", "a ", "A", "a", "\t")
-THREADS = 8
 OPEN, KEPT, WITHDRAWN = ReservationState
-T = TypeVar("T")
 
 OPENS = """
 import sys
@@ -58,18 +55,6 @@ def reservations(database: Database) -> SqlReservations:
 
 def reservation(key: str = "key", **changes: Any) -> Reservation:
     return replace(Reservation(key, "print", "u-1", None, "holder", OVER), **changes)
-
-
-def by_threads(work: Callable[[int], T]) -> list[T]:
-    """Do something in all threads at once, and return what came of it."""
-    start = threading.Barrier(THREADS)
-
-    def begin(number: int) -> T:
-        start.wait()
-        return work(number)
-
-    with ThreadPoolExecutor(THREADS) as pool:
-        return list(pool.map(begin, range(THREADS)))
 
 
 def keys(found: Sequence[Reservation]) -> list[str]:

@@ -34,7 +34,8 @@ SEED = 4
 CONFIG = """\
 hooks = {hooks}
 continue-on-failure = true
-workers = 2
+# Python 3.11 fails now and then where two threads parse sources (gh-106905), as Hypothesis does.
+workers = 1
 
 # Nothing is switched off. This one is on only with a limit: that of gunicorn's workers.
 [checks]
@@ -256,7 +257,7 @@ def test_schemathesis_finds_nothing(fuzz: Fuzz) -> None:
 
 @pytest.mark.soak
 def test_schemathesis_finds_nothing_with_ten_thousand_requests(fuzz: Fuzz) -> None:
-    answers = fuzz.run("--max-examples=1100")
+    answers = fuzz.run("--max-examples=1000")
     check(fuzz, answers)
     let_in = [answer for answer in answers if answer.status != 401]
     print(f"{len(answers)} requests, {len(let_in)} of them with a token")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import subprocess
@@ -42,6 +43,10 @@ class Ended:
         assert self.code == 0, self.err
         return self.out
 
+    def shown(self) -> Any:
+        """Return what a command that worked has shown as JSON."""
+        return json.loads(self.worked())
+
 
 Run = Callable[..., Ended]
 
@@ -66,6 +71,11 @@ def environment(**more: str) -> dict[str, str]:
     """Return the environment without anything that tells a command who asks, and whom."""
     kept = {name: value for name, value in os.environ.items() if not names_a_cloud(name)}
     return {**kept, **more}
+
+
+def variables(auth: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of somebody who logs in so; the names are those in clouds.yaml."""
+    return environment(**{f"OS_{name.upper()}": value for name, value in auth.items()})
 
 
 def names_a_cloud(name: str) -> bool:

@@ -7,10 +7,13 @@ where there is none. Every run has a database of its own on each, every test emp
 from __future__ import annotations
 
 import os
+import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from sqlalchemy import delete, make_url, text
@@ -20,6 +23,8 @@ from tintype.adapters.sql_tables import metadata
 
 KINDS = ("memory", "sqlite", "postgresql", "mysql")
 SERVERS = ("postgresql", "mysql")
+THREADS = 8
+T = TypeVar("T")
 
 
 def empty(database: Database) -> None:
@@ -27,6 +32,18 @@ def empty(database: Database) -> None:
     with database.transaction() as connection:
         for table in metadata.sorted_tables:
             connection.execute(delete(table))
+
+
+def by_threads(work: Callable[[int], T]) -> list[T]:
+    """Do something in all threads at once, and return what came of it."""
+    start = threading.Barrier(THREADS)
+
+    def begin(number: int) -> T:
+        start.wait()
+        return work(number)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(begin, range(THREADS)))
 
 
 class Server:

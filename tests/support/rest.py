@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +27,36 @@ from tests.support.agent import (
 from tests.support.openstack import Cloud, everybody
 from tests.support.rabbit import Broker, until
 from tintype.adapters.openstack_access import GlanceSettings
+from tintype.rest.metrics import MULTIPROCESS
 
 SERVICE_TYPES = {"container-snapshot": "", "container": "/v1"}
 """What the service is in Keystone's catalogue, and with which path: ours, and Zun's."""
+
+API_ROLES = ("service", "reader")
+"""The least roles of the REST service's own user (docs/credentials.md)."""
+
+ORIGIN = "https://horizon.example"
+"""Whose pages in a browser may call the service of `running`."""
+
+NOISY = """\
+import logging
+
+
+def post_worker_init(_):
+    logging.getLogger().setLevel(logging.DEBUG)
+"""
+"""gunicorn's configuration by which the workers log all that there is."""
 
 
 class ApiProcess(ListenerProcess):
     """A gunicorn with the REST service; its configuration is a listener's, and more."""
 
     url = ""
+
+    def __init__(self, folder: Path, host: str) -> None:
+        super().__init__(folder, host)
+        self.environment: dict[str, str] = {}
+        """Variables beside those of the tests."""
 
     def start(self, *, kill_at: int | None = None) -> None:
         """Start the server on a free port, the same one again after a restart."""
@@ -49,7 +72,9 @@ class ApiProcess(ListenerProcess):
                     **os.environ,
                     "PYTHONPATH": os.environ.get("TINTYPE_OVERLAY", ""),
                     "OS_TINTYPE_CONFIG_FILES": str(self.config),
+                    **self.environment,
                 },
+                start_new_session=True,  # a group of processes, to be killed at once
             )
 
     def command(self, port: int) -> list[str]:
@@ -66,17 +91,15 @@ class ApiProcess(ListenerProcess):
 
     def _answers(self) -> bool:
         try:
-            return requests.get(f"{self.url}/", timeout=30).ok
+            requests.get(f"{self.url}/", timeout=30)
         except (requests.ConnectionError, requests.Timeout):
             return False
+        return True  # if only to say that the index is away
 
     def kill(self) -> None:
         """Kill the whole server, workers included, as a power cut would."""
         assert self.process is not None
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-        self.process.kill()
-        for child in children.split():
-            os.kill(int(child), signal.SIGKILL)
+        os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
 
@@ -108,8 +131,10 @@ class Site:
         agent: AgentProcess,
         cloud: Cloud,
         *,
-        glance_url: str | None = None,
+        api_user: GlanceSettings | None = None,
     ) -> None:
+        """Prepare all; `api_user`: the REST service's own user, unless it is the others' as well."""
+        self.folder = folder
         self.agent = agent
         self.cloud = cloud
         bus = bus_options(agent.broker, agent.exchange, agent.requests)
@@ -130,13 +155,13 @@ class Site:
             "glance": glance_options(cloud),
         }
         self.api = ApiProcess(folder, "api")
-        glance = glance_options(cloud)
+        as_user = replace(cloud, service=api_user or cloud.service)
         self.api.options = {
             "agent": {"host": "api", "state_dir": folder / "api"},
             "router": index,
             "bus": bus,
-            "glance": {**glance, "endpoint_override": glance_url or glance["endpoint_override"]},
-            "keystone_authtoken": authtoken_options(cloud),
+            "glance": glance_options(as_user),
+            "keystone_authtoken": authtoken_options(as_user),
         }
 
     def start(self) -> None:
@@ -145,6 +170,25 @@ class Site:
             process.start()
         for process in (self.agent, self.router, self.api):
             process.await_up()
+
+    @contextmanager
+    def beside(
+        self, name: str, kind: type[ApiProcess] = ApiProcess, **changes: Mapping[str, object]
+    ) -> Iterator[Site]:
+        """Start a second REST service, with some options changed; yield the site with that one."""
+        other = copy.copy(self)
+        other.api = kind(self.folder, name)
+        other.api.options = {
+            group: {**options, **changes.get(group, {})}
+            for group, options in self.api.options.items()
+        }
+        try:
+            other.api.start()
+            other.api.await_up()
+            yield other
+        finally:
+            other.api.close()
+            print(f"--- {name}\n{other.api.log()}")  # pytest shows it where a test fails
 
     def call(
         self,
@@ -239,22 +283,56 @@ def authtoken_options(cloud: Cloud) -> dict[str, object]:
     }
 
 
+@contextmanager
+def user_with(cloud: Cloud, *roles: str) -> Iterator[GlanceSettings]:
+    """Make a user of the services' project with these roles; Glance is where the catalogue says."""
+    identity = cloud.connection(cloud.admin).identity
+    name, password = f"tintype-{uuid.uuid4().hex}", uuid.uuid4().hex
+    user = identity.create_user(name=name, password=password)
+    try:
+        for role in roles:
+            identity.assign_project_role_to_user(
+                cloud.project_id(cloud.service), user.id, identity.find_role(role).id
+            )
+        yield replace(cloud.service, username=name, password=password, endpoint_override="")
+    finally:
+        identity.delete_user(user)
+
+
 @pytest.fixture(scope="module")
 def running(
     tmp_path_factory: pytest.TempPathFactory, broker: Broker, engine_url: str
 ) -> Iterator[Site]:
-    """A REST service that is up, for all tests of a module that leave it so."""
+    """A REST service that is up, for all tests of a module that leave it so.
+
+    It has the least roles, and of what may be configured as much as does no harm to any test.
+    """
     folder, cloud = tmp_path_factory.mktemp("site"), everybody()
-    agent = AgentProcess(folder, broker, cloud, engine_url)
-    site = Site(folder, agent, cloud)
-    try:
+    with ExitStack() as stack:
+        stack.callback(cloud.clean)
+        user = stack.enter_context(user_with(cloud, *API_ROLES))
+        agent = AgentProcess(folder, broker, cloud, engine_url)
+        stack.callback(lambda: print(agent.log()))
+        stack.callback(agent.close)
+        site = Site(folder, agent, cloud, api_user=user)
+        stack.callback(site.close)
+        configure(site)
         site.start()
         yield site
-    finally:
-        site.close()
-        agent.close()
-        print(agent.log())
-        cloud.clean()
+
+
+def configure(site: Site) -> None:
+    """Have the REST service log all, serve a page in a browser, trust a proxy, and add up."""
+    (site.folder / "gunicorn.conf.py").write_text(NOISY)
+    metrics = site.folder / "metrics"
+    metrics.mkdir()
+    site.api.environment[MULTIPROCESS] = str(metrics)
+    site.api.options["cors"] = {
+        "allowed_origin": ORIGIN,
+        "allow_headers": "X-Auth-Token,Idempotency-Key",
+        "expose_headers": "Location,X-Openstack-Request-Id",
+    }
+    site.api.options["oslo_middleware"] = {"enable_proxy_headers_parsing": "true"}
 
 
 @pytest.fixture

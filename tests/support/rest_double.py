@@ -165,6 +165,18 @@ class RestDouble:
         """The Keystone's address."""
         return f"{self.endpoint}/identity/v3"
 
+    @property
+    def auth(self) -> dict[str, str]:
+        """What its one user logs in with, by the names in clouds.yaml."""
+        return {
+            "auth_url": self.auth_url,
+            "username": "alice",
+            "password": PASSWORD,
+            "project_name": "alpha",
+            "user_domain_name": "Default",
+            "project_domain_name": "Default",
+        }
+
     def start(self) -> None:
         """Answer, after a stop at the same address."""
         self._server = Server(self)
@@ -195,6 +207,11 @@ class RestDouble:
         """Return the requests to a path."""
         with self.lock:
             return [seen for seen in self.seen if (seen.method, seen.path) == (method, path)]
+
+
+def become(number: int, status: str, **about: Any) -> Callable[[RestDouble], None]:
+    """Let a snapshot stand so from the next answer on, for a plan."""
+    return lambda double: double.change(snapshot(number)["snapshot_id"], status, **about)
 
 
 @contextmanager

@@ -39,7 +39,7 @@ from tintype.core.events import (
 )
 from tintype.core.ports import ImageSpec
 from tintype.core.snapshot import image_id_for, snapshot_id_for
-from tintype.embedded import OneHost, RouterPublisher
+from tintype.embedded import OneHost, RouterPublisher, heard
 from tintype.rest.answers import REQUEST_ID
 from tintype.rest.app import create_app
 from tintype.rest.containers import KEY_LENGTH
@@ -1411,3 +1411,11 @@ def test_a_cancellation_comes_to_the_host_at_once(house: House) -> None:
     house.settle()
     assert house.told[-1].type == SNAPSHOT_ERROR
     assert house.told[-1].payload["fault"]["code"] == 499
+
+
+def test_of_two_progress_events_the_later_counts_whatever_their_ids() -> None:
+    told = [{"request_id": "r", "event_id": event_id} for event_id in ("b", "a")]
+    first, second = (
+        SnapshotRecord.read(heard(Event(SNAPSHOT_PROGRESS, payload))) for payload in told
+    )
+    assert first.latest(second) == second.latest(first) == second

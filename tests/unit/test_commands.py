@@ -7,12 +7,12 @@ import io
 import json
 import os
 import pty
+import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -31,6 +31,7 @@ from tests.support.command_line import (
     run_here,
     start,
 )
+from tests.support.rabbit import until
 from tests.support.rest_double import (
     PASSWORD,
     TOKEN,
@@ -38,6 +39,7 @@ from tests.support.rest_double import (
     RestDouble,
     container,
     fault,
+    become,
     rest_double,
     snapshot,
 )
@@ -53,7 +55,6 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 UUID = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
-OPENSTACK = Path(sys.executable).parent / "openstack"
 NOBODY = str(snapshot(99)["snapshot_id"])
 
 
@@ -81,10 +82,6 @@ def tintype(anyone: Run, service: RestDouble) -> Run:
     return lambda *arguments: anyone("--endpoint", service.endpoint, *arguments)
 
 
-def shown(ended: Ended) -> Any:
-    return json.loads(ended.worked())
-
-
 def free_endpoint() -> str:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         return f"http://127.0.0.1:{taken.getsockname()[1]}"
@@ -97,14 +94,25 @@ def refuse(status: int, detail: str = "") -> Callable[[RestDouble], None]:
     return before
 
 
-def become(number: int, status: str, **about: Any) -> Callable[[RestDouble], None]:
-    """Let a snapshot stand so from the next answer on."""
-    return lambda double: double.change(snapshot(number)["snapshot_id"], status, **about)
-
-
 def test_what_the_double_shows_is_what_the_schema_allows() -> None:
     for status in ("queued", "saving", "waiting", "active", "error"):
         assert validate(SNAPSHOT_EXISTS, snapshot(1, status)) == []
+
+
+@pytest.mark.parametrize(
+    ("command", "wrong", "fault"),
+    [
+        ("container list", {"containers": [container(colour="red")]}, "'colour'"),
+        ("snapshot list", {"snapshots": [snapshot(1, "ready")]}, "ready"),
+        (f"snapshot show {snapshot()['request_id']}", {"snapshots": [snapshot(tag=1)]}, "1 is"),
+        ("container list", {"plan": [refuse(418)]}, "GET /v1/containers never answers 418"),
+    ],
+)
+def test_a_double_that_is_not_like_the_service_fails_its_test(
+    anyone: Run, command: str, wrong: dict[str, Any], fault: str
+) -> None:
+    with pytest.raises(AssertionError, match=re.escape(fault)), rest_double(**wrong) as double:
+        anyone("--endpoint", double.endpoint, *command.split())
 
 
 # All commands
@@ -216,7 +224,7 @@ def test_the_endpoint_comes_from_the_environment_and_may_end_in_its_version(
     anyone: Run, service: RestDouble, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TINTYPE_ENDPOINT", f"{service.endpoint}/v1/")
-    assert shown(anyone("container", "list", "-f", "json"))[0]["name"] == "web"
+    assert anyone("container", "list", "-f", "json").shown()[0]["name"] == "web"
 
 
 def test_output_into_a_closed_pipe_ends_quietly(service: RestDouble) -> None:
@@ -232,7 +240,7 @@ def test_output_into_a_closed_pipe_ends_quietly(service: RestDouble) -> None:
 
 
 def test_commit_asks_for_a_snapshot_and_shows_its_ids(tintype: Run, service: RestDouble) -> None:
-    answer = shown(tintype("commit", "web", "snap:v1", "-f", "json"))
+    answer = tintype("commit", "web", "snap:v1", "-f", "json").shown()
     assert answer == {
         "container_uuid": container()["uuid"],
         "snapshot_id": service.snapshots[0]["snapshot_id"],
@@ -336,8 +344,8 @@ def test_waiting_ends_with_the_image(tintype: Run, service: RestDouble) -> None:
         become(1, "active"),
     ]
     done = tintype("commit", "web", "snap:v1", "--wait", "-f", "json")
-    assert shown(done)["status"] == "active"
-    assert shown(done)["size_bytes"] == 1_000_000
+    assert done.shown()["status"] == "active"
+    assert done.shown()["size_bytes"] == 1_000_000
     assert done.err.splitlines() == [
         "uploading",
         "uploading, waiting to try again: glance [/is] away",
@@ -398,8 +406,6 @@ def test_on_a_terminal_a_bar_shows_how_far_it_is(service: RestDouble) -> None:
 def test_a_list_asks_in_the_services_words(
     tintype: Run, service: RestDouble, command: str, query: Mapping[str, str]
 ) -> None:
-    service.containers = []
-    service.containers = [container()]
     tintype(*command.split()).worked()
     (seen,) = service.seen
     assert seen.path == f"/v1/{command.split(maxsplit=1)[0]}s"
@@ -444,25 +450,25 @@ def test_a_list_is_sorted_by_the_service_or_here(tintype: Run, service: RestDoub
 
 def test_all_projects_adds_the_project(tintype: Run, service: RestDouble) -> None:
     service.containers = [container("a"), container("b", project_id="beta")]
-    everybodys = shown(tintype("container", "list", "--all-projects", "-f", "json"))
+    everybodys = tintype("container", "list", "--all-projects", "-f", "json").shown()
     assert [record["project_id"] for record in everybodys] == ["alpha", "beta"]
-    assert "project_id" not in shown(tintype("container", "list", "-f", "json"))[0]
+    assert "project_id" not in tintype("container", "list", "-f", "json").shown()[0]
     service.plan = [refuse(403, "all_projects: your roles do not allow it")]
     tintype("snapshot", "list", "--all-projects").failed("all_projects")
 
 
 def test_an_empty_list_is_fine(tintype: Run) -> None:
-    assert shown(tintype("snapshot", "list", "-f", "json")) == []
+    assert tintype("snapshot", "list", "-f", "json").shown() == []
     assert tintype("snapshot", "list", "-f", "value").worked() == ""
 
 
 def test_long_lists_show_more(tintype: Run, service: RestDouble) -> None:
     service.snapshots = [snapshot()]
-    (short,) = shown(tintype("snapshot", "list", "-f", "json"))
-    (long,) = shown(tintype("snapshot", "list", "--long", "-f", "json"))
+    (short,) = tintype("snapshot", "list", "-f", "json").shown()
+    (long,) = tintype("snapshot", "list", "--long", "-f", "json").shown()
     assert short.items() < long.items()
     assert long["image_id"] == snapshot()["image_id"]
-    (about,) = shown(tintype("container", "list", "--long", "-f", "json"))
+    (about,) = tintype("container", "list", "--long", "-f", "json").shown()
     assert about["labels"] == {"tier": "front"}
 
 
@@ -505,7 +511,7 @@ def test_a_list_can_be_a_table(tintype: Run) -> None:
 
 @pytest.mark.parametrize("ident", ["web", container()["uuid"], container()["engine_container_id"]])
 def test_a_container_is_shown(tintype: Run, ident: str) -> None:
-    assert shown(tintype("container", "show", ident, "-f", "json")) == container()
+    assert tintype("container", "show", ident, "-f", "json").shown() == container()
 
 
 def test_a_containers_host_can_be_told(tintype: Run, service: RestDouble) -> None:
@@ -516,7 +522,7 @@ def test_a_containers_host_can_be_told(tintype: Run, service: RestDouble) -> Non
 @pytest.mark.parametrize("field", ["snapshot_id", "request_id"])
 def test_a_snapshot_is_shown(tintype: Run, service: RestDouble, field: str) -> None:
     service.snapshots = [snapshot(1, "error")]
-    told = shown(tintype("snapshot", "show", snapshot()[field], "-f", "json"))
+    told = tintype("snapshot", "show", snapshot()[field], "-f", "json").shown()
     left_out = {"event_id", "schema_version", "tenant_id"}
     assert told == {n: v for n, v in service.snapshots[0].items() if n not in left_out}
 
@@ -706,10 +712,7 @@ def test_another_error_ends_a_watch(tintype: Run, service: RestDouble) -> None:
 
 def test_all_projects_are_watched(service: RestDouble) -> None:
     watch = start("--endpoint", service.endpoint, "snapshot", "watch", "--all-projects")
-    for _ in range(100):
-        if service.asked("GET", "/v1/snapshots"):
-            break
-        time.sleep(0.1)
+    until(lambda: service.asked("GET", "/v1/snapshots"), "the watch to ask")
     watch.send_signal(signal.SIGINT)
     assert ended(watch).code == 0
     assert {seen.query["all_projects"] for seen in service.seen} == {"true"}
@@ -837,16 +840,8 @@ def keystone(service: RestDouble) -> RestDouble:
 
 
 def clouds(keystone: RestDouble, **more: Any) -> dict[str, Any]:
-    auth = {
-        "auth_url": keystone.auth_url,
-        "username": "alice",
-        "password": PASSWORD,
-        "project_name": "alpha",
-        "user_domain_name": "Default",
-        "project_domain_name": "Default",
-    }
-    wrong = {"auth": {**auth, "password": "wrong"}}
-    return {"clouds": {"good": {"auth": auth, **more}, "wrong": wrong}}
+    wrong = {"auth": {**keystone.auth, "password": "wrong"}}
+    return {"clouds": {"good": {"auth": keystone.auth, **more}, "wrong": wrong}}
 
 
 Write = Callable[[object], None]
@@ -865,7 +860,7 @@ def write_clouds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Write:
 
 
 def worked_with_a_token(keystone: RestDouble, done: Ended) -> None:
-    assert shown(done)[0]["name"] == "web"
+    assert done.shown()[0]["name"] == "web"
     assert keystone.seen[-1].headers["X-Auth-Token"] == TOKEN
 
 
@@ -901,7 +896,7 @@ def test_a_clouds_yaml_alone_is_not_used(
 def test_credentials_come_from_variables_and_options(
     anyone: Run, keystone: RestDouble, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    auth = clouds(keystone)["clouds"]["good"]["auth"]
+    auth = keystone.auth
     for name, value in auth.items():
         monkeypatch.setenv(f"OS_{name.upper()}", value)
     worked_with_a_token(keystone, anyone(*LIST))
@@ -936,7 +931,7 @@ def test_no_credentials_can_be_asked_for(
     monkeypatch.setenv("OS_CLOUD", "of-another-day")
     here = ("--endpoint", service.endpoint)
     anyone(*here, *LIST).failed("of-another-day")
-    assert shown(anyone(*here, "--os-auth-type", "none", *LIST))
+    assert anyone(*here, "--os-auth-type", "none", *LIST).shown()
 
 
 @pytest.mark.parametrize(
@@ -1026,73 +1021,3 @@ def test_what_is_slow_to_load_is_loaded_when_it_is_needed(code: str, unwanted: l
     look = f"\nimport sys; print([name for name in {unwanted} if name in sys.modules])"
     done = ended(start(sys.executable, "-c", code + look, env=environment()))
     assert done.out.splitlines()[-1] == "[]", done.err
-
-
-# The plug-in of `openstack`
-
-
-@pytest.fixture
-def openstack(service: RestDouble) -> Run:
-    """`openstack` without Keystone."""
-    where = ("--os-auth-type", "none", "--os-endpoint", service.endpoint)
-
-    def run(*arguments: object) -> Ended:
-        words = [OPENSTACK, *where, "container", "snapshot", *arguments]
-        return ended(start(*words, env=environment(HOME="/nonexistent")))
-
-    return run
-
-
-def test_openstack_creates_and_shows_and_lists_snapshots(
-    openstack: Run, service: RestDouble
-) -> None:
-    made = shown(openstack("create", "web", "snap:v1", "--tag", "v2", "-f", "json"))
-    assert service.seen[0].body == {"image_name": "snap", "tag": "v2"}
-    about = shown(openstack("show", made["snapshot_id"], "-f", "json"))
-    assert about["request_id"] == made["request_id"]
-    (listed,) = shown(openstack("list", "--status", "queued", "-f", "json"))
-    assert listed["snapshot_id"] == made["snapshot_id"]
-    openstack("show", NOBODY).failed(NOBODY)
-
-
-def test_openstack_watches_and_deletes_snapshots(openstack: Run, service: RestDouble) -> None:
-    service.snapshots = [snapshot(1)]
-    ident = snapshot(1)["snapshot_id"]
-    assert openstack("delete", ident).worked() == f"snapshot {ident} is being cancelled\n"
-    service.plan = [become(1, "error", fault=fault("cancelled"))]
-    watched = openstack("watch", ident)
-    assert (watched.code, watched.out) == (1, line(1, "failed: cancelled"))
-
-
-def test_openstack_finds_the_service_in_the_catalogue(keystone: RestDouble) -> None:
-    auth = clouds(keystone)["clouds"]["good"]["auth"]
-    variables = {f"OS_{name.upper()}": value for name, value in auth.items()}
-    env = environment(HOME="/nonexistent", **variables)
-
-    def run(*more: str) -> Ended:
-        return ended(
-            start(OPENSTACK, *more, "container", "snapshot", "list", "-f", "json", env=env)
-        )
-
-    assert shown(run()) == []
-    assert keystone.seen[0].headers["X-Auth-Token"] == TOKEN
-    keystone.service_type = "volumev3"
-    option = "--os-container-snapshot-endpoint-override"
-    run().failed("no endpoint", option)
-    assert shown(run(option, keystone.endpoint)) == []
-
-
-def test_openstack_helps(openstack: Run) -> None:
-    assert "--idempotency-key" in openstack("create", "--help").worked()
-    known = ended(start(OPENSTACK, "container", "snapshot", "--help"))
-    for name in ("create", "delete", "list", "show", "watch"):
-        assert f"container snapshot {name}" in known.out
-
-
-def test_zuns_plug_in_still_works(service: RestDouble) -> None:
-    """Its API name is `container`, near to ours."""
-    env = environment(HOME="/nonexistent", OS_CONTAINER_API_VERSION="1.40")
-    where = ("--os-auth-type", "none", "--os-endpoint", f"{service.endpoint}/v1")
-    option = ("--os-container-api-version", "1.40", "--os-container-snapshot-api-version", "1")
-    done = ended(start(OPENSTACK, *where, *option, "appcontainer", "list", "--help", env=env))
-    assert "appcontainer list" in done.worked()

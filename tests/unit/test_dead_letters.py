@@ -485,3 +485,14 @@ def test_a_wrong_call_is_2(machine: Machine, arguments: tuple[str, ...]) -> None
 def test_help_tells_the_options(tintype: Run, action: str, options: list[str]) -> None:
     said = tintype("dead-letter", action, "--help").worked()
     assert all(option in said for option in options)
+
+
+def test_commands_do_not_load_what_only_few_of_them_need() -> None:
+    code = "import sys, tintype.cli; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd="/", capture_output=True, text=True, check=True
+    )
+    loaded = set(done.stdout.split())
+    late = {"tintype.agent", "tintype.dead_letters", "tintype.embedded"}
+    assert {"tintype.dead_letter_commands", "tintype.local"} <= loaded
+    assert not loaded & {*late, "alembic", "oslo_messaging", "sqlalchemy"}

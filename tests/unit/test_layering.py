@@ -59,6 +59,8 @@ ADAPTERS: Mapping[str, frozenset[str]] = {
     "tintype.adapters.sql_engine": frozenset({"sqlalchemy"}),
     "tintype.adapters.sql_errors": frozenset({"sqlalchemy"}),
     "tintype.adapters.sql_index": frozenset({"sqlalchemy"}),
+    "tintype.adapters.sql_pages": frozenset({"sqlalchemy"}),
+    "tintype.adapters.sql_records": frozenset({"sqlalchemy"}),
     "tintype.adapters.sql_reservations": frozenset({"sqlalchemy"}),
     "tintype.adapters.sql_tables": frozenset({"sqlalchemy"}),
     "tintype.adapters.sqlite_journal": frozenset(),
@@ -78,6 +80,7 @@ OTHERS: Mapping[str, frozenset[str]] = {
     "tintype.commands.snapshot": frozenset({"cliff"}),
     "tintype.commands.watching": frozenset({"rich"}),
     "tintype.config": frozenset({"oslo_config"}),
+    "tintype.dead_letter_commands": frozenset({"cliff"}),
     "tintype.embedded": frozenset({"oslo_middleware", "waitress"}),
     "tintype.local": frozenset({"cliff"}),
     "tintype.rest.answers": frozenset({"falcon"}),
@@ -108,6 +111,7 @@ COMPOSERS = frozenset(
         "local",
         "embedded",
         "dead_letters",
+        "dead_letter_commands",
     }
 )
 """The modules that put the parts together, and so know them."""
