@@ -147,7 +147,8 @@ def _taken_over(known: Reservation, wanted: Reservation, now: datetime) -> Reser
         return known
     return replace(
         wanted,
-        attempt=known.attempt + 1 if withdrawn else known.attempt,
+        first_id=known.first_id,
+        attempt=known.attempt + 1 if withdrawn and known.reserves else known.attempt,
         state=ReservationState.OPEN,
         leftovers=known.leftovers,
     )
@@ -156,6 +157,9 @@ def _taken_over(known: Reservation, wanted: Reservation, now: datetime) -> Reser
 def _replaced(known: Reservation, changed: Reservation) -> Reservation | None:
     """Return what is stored once a reservation is to be replaced; None: it is not."""
     if known.state is ReservationState.OPEN:
+        if changed.state is ReservationState.KEPT and known.attempt == changed.attempt:
+            # Whoever has published it: those who go on with it now would take it back in vain.
+            return replace(known, state=ReservationState.KEPT, leftovers=())
         return changed if known.holder == changed.holder else None
     # A later attempt may have leftovers that whoever cleared an earlier one's knows nothing of.
     same = known.state is changed.state and known.attempt == changed.attempt
@@ -175,6 +179,7 @@ def _row(reservation: Reservation) -> dict[str, Any]:
         "changed_at": datetime.now(UTC),
         "record": {
             "key": reservation.key,
+            "first_id": reservation.first_id,
             "fingerprint": reservation.fingerprint,
             "container_uuid": reservation.container_uuid,
             "image_id": reservation.image_id,
@@ -195,6 +200,7 @@ def _reservation(row: Mapping[Any, Any]) -> Reservation:
     record = row["record"]
     return Reservation(
         key=record["key"],
+        first_id=record["first_id"],
         fingerprint=record["fingerprint"],
         container_uuid=record["container_uuid"],
         image_id=record["image_id"],

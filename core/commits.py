@@ -45,6 +45,9 @@ LOG = logging.getLogger(__name__)
 LOOK_SECONDS = 0.1
 """How often the answer of another attempt is looked for."""
 
+HEADER_KEY = "Idempotency-Key:"
+"""Begins the keys that come from the header, so that no `request_id` can be one."""
+
 SHOW, COMMIT, CANCEL = "container:show", "container:commit", "snapshot:cancel"
 """What a caller may or may not do, in the policy's words."""
 
@@ -87,27 +90,27 @@ class Commits:
         check(self.validate(COMMIT_REQUEST, payload))
         if "accept_by" in payload:
             raise Invalid.at("/accept_by", "nothing, for only routers set it", "a moment")
-        key = _key_of(caller.requester, payload, idempotency_key)
+        key, first_id = _ids_of(caller.requester, payload, idempotency_key)
         asked = {name: value for name, value in payload.items() if name != "request_id"}
         asked_print = request_print(Event(COMMIT_REQUEST, asked, caller.requester))
         known = self.reservations.get(key)
         if known is not None and (_is_kept(known, asked_print) or self._settle(known)):
             return known
-        if known is None and self._is_told(key):
-            raise conflict(key)  # it came by the bus: its image is not to be touched from here
-        means = asked["container"]
-        if known is not None and known.state is ReservationState.OPEN:
-            means = known.container_uuid  # it is on the bus, perhaps, with this
+        if known is None and self._is_told(first_id):
+            raise conflict(first_id)  # it came by the bus: its image is not to be touched from here
+        # An earlier attempt may be on the bus with the container that the name meant then.
+        means = asked["container"] if known is None else known.container_uuid
         record = self._choose(caller, means, asked.get("host"))
         request = self._request(asked, record)
         wanted = Reservation(
             key=key,
+            first_id=first_id,
             fingerprint=asked_print,
             container_uuid=record.uuid,
             image_id=asked.get("image_id"),
             holder=str(uuid.uuid4()),
             lease=self.clock.now() + LEASE,
-            reserves=self._reserves(caller, request),
+            reserves=self._reserves(caller, request, again=known is not None),
         )
         mine = self._open(wanted)
         if mine.state is not ReservationState.KEPT:
@@ -148,13 +151,16 @@ class Commits:
             request.setdefault("stores", list(self.default_stores))
         return request
 
-    def _reserves(self, caller: Caller, request: Mapping[str, Any]) -> bool:
-        """Tell whether an image is to be reserved; check the one that the caller has reserved."""
+    def _reserves(self, caller: Caller, request: Mapping[str, Any], *, again: bool) -> bool:
+        """Tell whether an image is to be reserved; check the one that the caller has reserved.
+
+        `again`: the request was sent before, and may be filling that image now.
+        """
         if caller.images is None or IMAGE_SERVICE not in request.get("stores", ()):
             return False
         image_id = request.get("image_id")
         if image_id is not None:
-            _check_reserved(caller.images, image_id, caller.requester)
+            _check_reserved(caller.images, image_id, caller.requester, again=again)
         return image_id is None
 
     # The promise
@@ -200,25 +206,26 @@ class Commits:
         `fresh`: nobody has tried under this key before.
         """
         payload = {**request, "request_id": mine.request_id}
-        published = False
+        published = made = False
         try:
             mine = _cleared(caller, mine)
             if mine.reserves:
-                assert caller.images is not None
                 payload["image_id"] = mine.promised_image_id
-                image = _reserve(caller.images, mine, payload, record, caller.requester)
-                begun = fresh and image.status is not ImageStatus.QUEUED
-                if begun or image.owner not in (None, caller.requester.project_id):
-                    mine = replace(mine, reserves=False)  # another request's: not ours to delete
-                    raise conflict(mine.key)
+                made = True
+                made = _reserve(caller, mine, payload, record, fresh=fresh)
+                if not made:
+                    raise conflict(mine.first_id)
             if self.clock.now() >= mine.lease:
                 raise Unavailable("the image service took too long; send the request again")
             event = Event(COMMIT_REQUEST, payload, caller.requester, mine.request_id)
             self.publisher.publish(event)
             published = True
+        except ImageIdSpent as error:
+            made = False  # nothing is there that is ours
+            raise Unavailable(f"{error}; send the request again") from error
         finally:
             if not published:
-                self._withdraw(caller, mine)
+                self._withdraw(caller, mine, made=made)
         self._keep(mine, event, record)
 
     def _keep(self, mine: Reservation, request: Event, record: ContainerRecord) -> None:
@@ -241,8 +248,7 @@ class Commits:
             "image_id": mine.promised_image_id,
         }
         try:
-            kept = self.reservations.replace(replace(mine, state=ReservationState.KEPT))
-            if kept or self._is_kept_by_others(mine):
+            if self._is_kept(mine):
                 self.index.note([SnapshotRecord.promised(seen)])
                 return
         except Unavailable as error:
@@ -251,18 +257,20 @@ class Commits:
         # So its image is gone, and the request on the bus is cancelled by that.
         raise Unavailable("it took too long, and was taken back; send the request again")
 
-    def _is_kept_by_others(self, mine: Reservation) -> bool:
-        """Tell whether somebody else has gone on with this attempt, or is about to."""
+    def _is_kept(self, mine: Reservation) -> bool:
+        """Record that an attempt is published; False if somebody has taken it back meanwhile."""
+        if self.reservations.replace(replace(mine, state=ReservationState.KEPT)):
+            return True
         stored = self.reservations.get(mine.key)
-        withdrawn = stored is None or stored.state is ReservationState.WITHDRAWN
-        return not withdrawn and stored is not None and stored.attempt == mine.attempt
+        kept = stored is not None and stored.state is ReservationState.KEPT
+        return kept and stored is not None and stored.attempt == mine.attempt
 
-    def _withdraw(self, caller: Caller, mine: Reservation) -> None:
+    def _withdraw(self, caller: Caller, mine: Reservation, *, made: bool) -> None:
         """Take an attempt back, if it is still this one's, and delete its image.
 
         What fails here is left to the routers (`core.tidier`).
         """
-        withdrawn = mine.withdrawn()
+        withdrawn = mine.withdrawn(made=made)
         try:
             if self.reservations.replace(withdrawn) and withdrawn.leftovers:
                 self.reservations.replace(_cleared(caller, withdrawn))
@@ -281,23 +289,27 @@ def find_container(
     return pick(seen, ident, host, lambda record: True)
 
 
-def _key_of(requester: Requester, payload: Mapping[str, Any], idempotency_key: str | None) -> str:
-    """Return under which key a request is kept: one that was not given is drawn."""
+def _ids_of(
+    requester: Requester, payload: Mapping[str, Any], idempotency_key: str | None
+) -> tuple[str, str]:
+    """Return under which key a request is kept, and its id on the bus: one not given is drawn.
+
+    Not made of the header: another project that guesses it could use the id up.
+    """
     given = payload.get("request_id")
     if given is not None and idempotency_key not in (None, given):
         raise Invalid.at("/request_id", "the Idempotency-Key, or only one of both", "another")
-    if given is not None:
-        return str(given).lower()
-    if idempotency_key is None:
-        return str(uuid.uuid4())
+    request_id = str(uuid.uuid4()) if given is None else str(given).lower()
+    if given is not None or idempotency_key is None:
+        return request_id, request_id
     who = (requester.project_id or "", requester.user_id or "")
-    return derived_id(*who, "idempotency-key", idempotency_key)
+    return HEADER_KEY + derived_id(*who, idempotency_key), request_id
 
 
 def _is_kept(known: Reservation, asked_print: str) -> bool:
     """Tell whether this very request was promised. Raises RequestConflict if another one was."""
     if known.fingerprint != asked_print:
-        raise conflict(known.key)
+        raise conflict(known.first_id)
     return known.state is ReservationState.KEPT
 
 
@@ -310,7 +322,9 @@ def _cleared(caller: Caller, mine: Reservation) -> Reservation:
     return replace(mine, leftovers=())
 
 
-def _check_reserved(images: ImageStore, image_id: str, requester: Requester) -> None:
+def _check_reserved(
+    images: ImageStore, image_id: str, requester: Requester, *, again: bool
+) -> None:
     """Refuse the id of an image that does not wait for data of the caller's project."""
     try:
         image = images.describe(image_id)
@@ -318,36 +332,38 @@ def _check_reserved(images: ImageStore, image_id: str, requester: Requester) -> 
         got = "no such image"
     else:
         mine = image.owner in (None, requester.project_id)
-        if mine and image.status is ImageStatus.QUEUED:
+        if mine and (again or image.status is ImageStatus.QUEUED):
             return
         got = f"one that is {image.status}" if mine else "no such image"
     raise Invalid.at("/image_id", "an image of yours that waits for data", got)
 
 
 def _reserve(
-    images: ImageStore,
+    caller: Caller,
     mine: Reservation,
     payload: Mapping[str, Any],
     record: ContainerRecord,
-    requester: Requester,
-) -> StoredImage:
-    """Create the image on the caller's behalf; the agent adds what only it knows."""
-    properties = {
-        "image_type": "snapshot",
-        "instance_uuid": record.uuid,
-        "snapshot_request_id": mine.request_id,
-    }
+    *,
+    fresh: bool,
+) -> bool:
+    """Create the image on the caller's behalf; the agent adds what only it knows.
+
+    False: the id is another request's, and what is there is not ours to delete.
+    """
+    assert caller.images is not None
+    project_id = caller.requester.project_id
     spec = ImageSpec(
         id=mine.promised_image_id,
         name=payload["image_name"],
         tag=payload.get("tag", "latest"),
-        owner=requester.project_id,
+        owner=project_id,
         visibility=payload.get("visibility", "private"),
-        properties=properties,
+        properties={
+            "image_type": "snapshot",
+            "instance_uuid": record.uuid,
+            "snapshot_request_id": mine.request_id,
+        },
     )
-    try:
-        return images.reserve(spec)
-    except ImageIdSpent as error:
-        raise Unavailable(
-            f"image {spec.id} was deleted meanwhile; send the request again"
-        ) from error
+    image = caller.images.reserve(spec)
+    begun = fresh and image.status is not ImageStatus.QUEUED
+    return not begun and image.owner in (None, project_id)

@@ -36,7 +36,9 @@ class Reservation:
     """One request over REST."""
 
     key: str
-    """Idempotency key, a uuid: the caller's `request_id`, or made of his `Idempotency-Key`."""
+    """The caller's `request_id`, or made of his `Idempotency-Key`; of these no other can be."""
+    first_id: str
+    """Id on the bus of the first attempt's request: the caller's `request_id`, or drawn."""
     fingerprint: str
     """What was asked, and by whom: another body under the same key is a conflict."""
     container_uuid: str
@@ -47,7 +49,7 @@ class Reservation:
     lease: datetime
     """Until when the holder has the row to himself."""
     attempt: int = 1
-    """Counts the attempts that were not taken back; each has ids of its own."""
+    """One more for each that was withdrawn with its image: the next has ids of its own."""
     state: ReservationState = ReservationState.OPEN
     reserves: bool = False
     """Whether an image is made under `promised_image_id`, which is ours to delete."""
@@ -56,11 +58,14 @@ class Reservation:
 
     @property
     def request_id(self) -> str:
-        """Id of this attempt's request on the bus: the key, unless an earlier one was withdrawn.
+        """Id of this attempt's request on the bus.
 
-        A request that was withdrawn may be on the bus all the same, where its id is used up.
+        A request that was withdrawn may be on the bus all the same; without its image it comes to
+        nothing, and its id is used up.
         """
-        return self.key if self.attempt == 1 else derived_id(self.key, "attempt", str(self.attempt))
+        if self.attempt == 1:
+            return self.first_id
+        return derived_id(self.first_id, "attempt", str(self.attempt))
 
     @property
     def promised_image_id(self) -> str:
@@ -78,10 +83,9 @@ class Reservation:
             "container_uuid": self.container_uuid,
         }
 
-    def withdrawn(self) -> Self:
-        """Return this attempt taken back, with the images that are to be deleted then."""
-        made = (self.promised_image_id,) if self.reserves else ()
-        leftovers = (*self.leftovers, *made)
+    def withdrawn(self, *, made: bool) -> Self:
+        """Return this attempt taken back; `made`: its image may be there, and is to be deleted."""
+        leftovers = (*self.leftovers, self.promised_image_id) if made else self.leftovers
         return replace(self, state=ReservationState.WITHDRAWN, leftovers=leftovers)
 
 
@@ -96,13 +100,15 @@ class Reservations(Protocol):
 
         The caller has it if the `holder` is his. A row is taken over (holder, lease, container,
         image and `reserves` become the wanted ones) when its fingerprint is the same and it is
-        WITHDRAWN, which begins the next attempt, or OPEN with its lease over, which goes on with
-        the present one. Any other row stays as it is.
+        WITHDRAWN or OPEN with its lease over. The first begins the next attempt if the last one
+        reserved an image; otherwise the present one is gone on with: a request that is repeated
+        under its id is the same one to everybody. Any other row stays as it is.
         """
 
     def replace(self, changed: Reservation) -> bool:
         """Store a changed reservation; False, and nothing stored, unless OPEN and of its holder.
 
+        It becomes KEPT by anybody who has published the present attempt.
         WITHDRAWN rows are replaced by anybody: only `leftovers` change there.
         """
 

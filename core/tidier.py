@@ -60,6 +60,6 @@ class Tidier:
             # Nothing is published before the leftovers of earlier attempts are gone.
             settled = replace(row, state=ReservationState.KEPT, leftovers=())
         else:
-            settled = row.withdrawn()
+            settled = row.withdrawn(made=row.reserves)
             LOG.warning("request %s was promised to nobody: taken back", row.key)
         return settled if self.reservations.replace(settled) else replace(row, leftovers=())

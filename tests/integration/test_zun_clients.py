@@ -56,18 +56,17 @@ Shell = Callable[..., Container]
 
 
 @pytest.fixture
-def zun(site: Site) -> Iterator[Site]:
+def zun(running: Site) -> Iterator[Site]:
     """A site that is up, and that Keystone's catalogue has in Zun's place."""
-    site.start()
-    with site.in_catalogue():
-        yield site
+    with running.in_catalogue():
+        yield running
 
 
 @pytest.fixture
-def web(zun: Site, cloud: Cloud, container: Containers) -> str:
+def web(running: Site, cloud: Cloud, container: Containers) -> str:
     """Alice's running container, known to the index."""
     name = str(container(labels=owned_by(cloud, cloud.alice)).name)
-    zun.known(name)
+    running.known(name)
     return name
 
 
@@ -140,20 +139,18 @@ def test_what_cannot_be_is_told_in_words(
     assert images(cloud, repository) == []
 
 
-def test_what_is_away_is_told_in_words(site: Site, cloud: Cloud, container: Containers) -> None:
-    away = "http://127.0.0.1:9/"
-    site.api.options["glance"] = {**site.api.options["glance"], "endpoint_override": away}
-    site.start()
-    web = str(container(labels=owned_by(cloud, cloud.alice)).name)
-    site.known(web)
-    with site.in_catalogue():
+def test_what_is_away_is_told_in_words(running: Site, cloud: Cloud, web: str) -> None:
+    away = {"endpoint_override": "http://127.0.0.1:9/"}
+    with running.beside("no-glance", glance=away) as site, site.in_catalogue():
         for command in (BY_ZUN, BY_OPENSTACK):
             told = failed(run(cloud.alice, *command, web, "test/away"), web)
             # With a Retry-After in the answer they would show a TypeError of their own.
             assert re.search(r"image service.* cannot be reached.* \(HTTP 503\)", told), told
 
 
-def test_both_plug_ins_are_in_one_openstack(zun: Site, cloud: Cloud, web: str) -> None:
+def test_both_plug_ins_are_in_one_openstack(
+    zun: Site, cloud: Cloud, web: str, repository: str
+) -> None:
     told = run(cloud.alice, OPENSTACK, "--help").worked()
     for option in ("--os-container-api-version", "--os-container-snapshot-api-version"):
         assert option in told
@@ -162,7 +159,12 @@ def test_both_plug_ins_are_in_one_openstack(zun: Site, cloud: Cloud, web: str) -
         assert f"openstack container snapshot {verb}" in ours
     assert "<repository>" in run(cloud.alice, *BY_OPENSTACK, "--help").worked()
     assert web in run(cloud.alice, OPENSTACK, "appcontainer", "list").worked()
+    made = zun.commit(web, cloud.alice, name=repository).json()
+    listed = zun.call("GET", "/v1/snapshots", cloud.alice).json()["snapshots"]
+    for snapshot in listed:  # of other tests too: until then the list changes
+        zun.ended(snapshot["snapshot_id"])
     ours = run(cloud.alice, OPENSTACK, "container", "snapshot", "list", "-f", "json").worked()
+    assert made["snapshot_id"] in ours
     assert json.loads(ours) == zun.call("GET", "/v1/snapshots", cloud.alice).json()["snapshots"]
 
 

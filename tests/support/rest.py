@@ -133,7 +133,7 @@ class Site:
         *,
         api_user: GlanceSettings | None = None,
     ) -> None:
-        """Prepare all; `api_user`: the REST service's own user, unless it is the others' as well."""
+        """Prepare all; `api_user`: the REST service's user, if it is not the others'."""
         self.folder = folder
         self.agent = agent
         self.cloud = cloud
@@ -288,12 +288,12 @@ def user_with(cloud: Cloud, *roles: str) -> Iterator[GlanceSettings]:
     """Make a user of the services' project with these roles; Glance is where the catalogue says."""
     identity = cloud.connection(cloud.admin).identity
     name, password = f"tintype-{uuid.uuid4().hex}", uuid.uuid4().hex
-    user = identity.create_user(name=name, password=password)
+    user = identity.create_user(name=name, password=password, domain_id="default")
     try:
-        for role in roles:
-            identity.assign_project_role_to_user(
-                cloud.project_id(cloud.service), user.id, identity.find_role(role).id
-            )
+        project = cloud.project_id(cloud.service)
+        for name_of_role in roles:
+            role = identity.find_role(name_of_role, ignore_missing=False)
+            identity.assign_project_role_to_user(project, user.id, role.id)
         yield replace(cloud.service, username=name, password=password, endpoint_override="")
     finally:
         identity.delete_user(user)
