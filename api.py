@@ -6,6 +6,7 @@ Keystone's middleware is put in front. `wsgi.py` is what servers load.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -23,7 +24,7 @@ from tintype.config import ConfigError, Settings
 from tintype.core.commits import Commits
 from tintype.core.errors import Unavailable
 from tintype.core.ports import ImageStore, Publisher
-from tintype.rest.answers import unavailable
+from tintype.rest.answers import INDEX_AWAY, unavailable
 from tintype.rest.app import create_app
 from tintype.rest.health import Checks, make_healthcheck
 from tintype.rest.identity import Identify, TokenIdentity
@@ -32,7 +33,12 @@ from tintype.rest.policy import Policy
 from tintype.schemas import validate
 from tintype.stores import make_glance
 
+LOG = logging.getLogger(__name__)
+
 HEALTHCHECK = "/healthcheck"
+
+OPEN_SECONDS = 5.0
+"""How long a request waits for another one that just opens the database."""
 
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 """A WSGI application."""
@@ -115,14 +121,21 @@ class Opened:
         try:
             self._open()
         except Unavailable as error:
-            return unavailable(environ, start_response, str(error))
+            LOG.error("not serving yet: [router] index_url: %s", error)
+            return unavailable(environ, start_response, INDEX_AWAY)
         return self._application(environ, start_response)
 
     def _open(self) -> None:
-        with self._lock:
+        if self._done:
+            return
+        if not self._lock.acquire(timeout=OPEN_SECONDS):
+            raise Unavailable("the index is just being opened")
+        try:
             if not self._done:
                 self._upgrade()
                 self._done = True
+        finally:
+            self._lock.release()
 
 
 def _make_database(settings: Settings) -> Database:

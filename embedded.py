@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,7 +25,7 @@ from tintype.core.events import COMMIT_REQUEST, Event, Message, Requester, event
 from tintype.core.intake import Intake
 from tintype.core.router import Router
 from tintype.rest.identity import LoopbackIdentity
-from tintype.router import RouterService
+from tintype.router import Ears, RouterService
 
 
 def serve(settings: Settings) -> None:
@@ -32,14 +33,17 @@ def serve(settings: Settings) -> None:
     bus = MemoryBus()
     agent = Agent(settings, bus, requester_of=_own_requester)
     courier = OneHost(settings.host, agent.intake, bus)
-    service = RouterService(settings, courier, lambda: True, lambda: 0, _own_requester)
+    ears = Ears(lambda: True, lambda: 0, 0.0)  # what is said in one process is heard at once
+    service = RouterService(_patient(settings), courier, ears, ears, _own_requester)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     service.database.upgrade()
     bus.subscribe(courier.feed)
     bus.subscribe(lambda event: service.router.on_event(heard(event)))
-    bus.subscribe(_print_event)
-    listening = socket.create_server((settings.api.host, settings.api.port))
-    application = _application(settings, agent, service)
+    show = Printer()
+    bus.subscribe(show)
+    family = socket.AF_INET6 if ":" in settings.api.host else socket.AF_INET
+    listening = socket.create_server((settings.api.host, settings.api.port), family=family)
+    application = _application(settings, agent, service, show)
     server = waitress.create_server(application, sockets=[listening], threads=8, ident=None)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -58,6 +62,12 @@ def serve(settings: Settings) -> None:
     service.begin_stop()
     agent.stop()
     service.stop()
+
+
+def _patient(settings: Settings) -> Settings:
+    """Return settings by which the one host has all the time there is: it cannot be silent."""
+    forever = settings.agent.default_deadline
+    return replace(settings, router=replace(settings.router, host_timeout=forever))
 
 
 class OneHost:
@@ -98,25 +108,29 @@ class RouterPublisher:
     So what is wrong with one is its sender's to hear.
     """
 
-    def __init__(self, router: Router) -> None:
+    def __init__(self, router: Router, show: Callable[[Event], None]) -> None:
+        """`show` is told of each request that was taken."""
         self._router = router
+        self._show = show
 
     def publish(self, event: Event) -> None:
         """Return once the router has recorded the request. Raises what `Router.take` does."""
         self._router.take(_message(event))
-        _print_event(event)
+        self._show(event)
 
     def close(self) -> None:
         """Do nothing: there are no connections."""
 
 
-def _application(settings: Settings, agent: Agent, service: RouterService) -> Wsgi:
+def _application(
+    settings: Settings, agent: Agent, service: RouterService, show: Callable[[Event], None]
+) -> Wsgi:
     """Return the REST service in front of this process's own agent and router."""
     conf = load_for_oslo()
     who = settings.default_requester
     identify = LoopbackIdentity(who.project_id, who.user_id)
     # Not even Glance's images are reserved beforehand: nobody has a token here.
-    commits = make_commits(settings, service.database, RouterPublisher(service.router), None)
+    commits = make_commits(settings, service.database, RouterPublisher(service.router, show), None)
     checks = {"engine": agent.engine.check, **{n: s.check for n, s in agent.stores.items()}}
     return RequestId(make_app(settings, conf, identify, commits, checks), conf)
 
@@ -138,9 +152,17 @@ def _own_requester(context: object) -> Requester:
     return context if isinstance(context, Requester) else Requester()
 
 
-def _print_event(event: Event) -> None:
-    try:
-        print(event_line(event), flush=True)
-    except BrokenPipeError:
-        # Whoever read the events has gone; the service goes on without.
-        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - open as long as the process lives
+class Printer:
+    """Prints events as lines of JSON, whichever threads they come from."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def __call__(self, event: Event) -> None:
+        """Print an event; who no longer reads them does not end the service."""
+        with self._lock:
+            try:
+                sys.stdout.write(event_line(event) + "\n")
+                sys.stdout.flush()
+            except BrokenPipeError:
+                sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - open to the process's end

@@ -22,7 +22,7 @@ from tintype.adapters.sqlite_journal import JournalInUse, SqliteJournal
 from tintype.agent import Agent
 from tintype.config import ConfigError, Settings, load
 from tintype.core.events import COMMIT_REQUEST, Event
-from tintype.router import RouterService
+from tintype.router import Ears, RouterService
 
 LOG = logging.getLogger(__name__)
 
@@ -118,7 +118,11 @@ class RouterOnBus:
     def __init__(self, settings: Settings) -> None:
         """Make the parts. Raises ConfigError."""
         courier = RabbitCourier(make_publisher(settings, "router"), settings.bus.request_topic)
-        self._service = RouterService(settings, courier, self._is_listening, self._backlog)
+        grace = settings.router.grace
+        # The listeners are made below, for they feed what is made here.
+        events = ears_of(lambda: self._events, grace)
+        requests = ears_of(lambda: self._requests, grace)
+        self._service = RouterService(settings, courier, events, requests)
         router = self._service.router
         self._events = make_listener(
             settings,
@@ -146,17 +150,16 @@ class RouterOnBus:
         self._events.start()
         self._requests.start()
 
-    def _is_listening(self) -> bool:
-        return self._events.healthy
-
-    def _backlog(self) -> int:
-        return self._events.backlog()
-
     def stop(self, seconds: float) -> None:
         """Stop taking, then working; what is under way another router goes on with."""
         self._service.begin_stop()
         at_once(lambda: self._requests.stop(seconds), lambda: self._events.stop(seconds))
         self._service.stop()
+
+
+def ears_of(listener: Callable[[], BusListener], quiet_seconds: float) -> Ears:
+    """Return what tells how well a listener hears."""
+    return Ears(lambda: listener().healthy, lambda: listener().backlog(), quiet_seconds)
 
 
 PARTS: Mapping[str, Callable[[Settings], Part]] = {"agent": AgentOnBus, "router": RouterOnBus}

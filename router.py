@@ -50,15 +50,11 @@ class RouterService:
         self,
         settings: Settings,
         courier: Courier,
-        listening: Callable[[], bool],
-        backlog: Callable[[], int],
+        events: Ears,
+        requests: Ears,
         requester_of: Callable[[object], Requester] = envelope.requester_of,
     ) -> None:
-        """Make the parts; nothing is opened yet.
-
-        `listening` tells whether events are heard now, `backlog` how many wait to be; it may raise
-        Unavailable. Raises ConfigError.
-        """
+        """Make the parts; nothing is opened yet. Raises ConfigError."""
         group = settings.router
         try:
             self.database = Database(settings.index_url)
@@ -67,7 +63,8 @@ class RouterService:
         self.index = SqlIndex(self.database)
         self._courier = courier
         self._forget = timedelta(days=group.forget_days)
-        self._ears = Ears(listening, backlog, group.grace)
+        self._events = events
+        self._requests = requests
         self._stores = make_router_stores(settings)
         self.dispatcher = Dispatcher(
             index=self.index,
@@ -87,7 +84,7 @@ class RouterService:
                 grace=timedelta(seconds=group.grace),
                 deadline=timedelta(seconds=settings.agent.default_deadline),
             ),
-            hearing=self._ears,
+            hearing=events,
         )
         self._tidier = Tidier(
             reservations=SqlReservations(self.database),
@@ -95,6 +92,7 @@ class RouterService:
             index=self.index,
             images=self._stores.get(IMAGE_SERVICE),
             clock=SystemClock(),
+            requests=requests,
         )
         self.router = Router(
             self.dispatcher, validate, or_default(requester_of, settings.default_requester)
@@ -159,7 +157,8 @@ class RouterService:
         kept_house_at = time.monotonic()
         while not self._stopping.wait(SWEEP_SECONDS):
             try:
-                self._ears.look()
+                self._events.look()
+                self._requests.look()
                 self.dispatcher.sweep()
                 self._tidier.sweep()
                 if time.monotonic() - kept_house_at > HOUSEKEEPING_SECONDS:
@@ -170,7 +169,8 @@ class RouterService:
                     self._tidier.reservations.prune(before)
             except Unavailable as error:
                 # Events are not taken in either while the database is away.
-                self._ears.interrupted()
+                self._events.interrupted()
+                self._requests.interrupted()
                 LOG.warning("router: %s", error)
             except Exception:
                 # The thread's edge: a defect with one dispatch must not end the others.
@@ -187,6 +187,10 @@ class Ears:
     def __init__(
         self, listening: Callable[[], bool], backlog: Callable[[], int], quiet_seconds: float
     ) -> None:
+        """Take what tells whether something is heard now, and how much waits to be.
+
+        The second may raise Unavailable. `quiet_seconds`: how long a while is.
+        """
         self._listening = listening
         self._backlog = backlog
         self._quiet_seconds = quiet_seconds

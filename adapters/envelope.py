@@ -16,7 +16,7 @@ import uuid
 from datetime import UTC, datetime
 from typing import Any
 
-from tintype.core.errors import Invalid, Violation
+from tintype.core.errors import Invalid
 from tintype.core.events import Event, Message, Requester
 from tintype.core.ownership import IDENT_LENGTH
 

@@ -302,12 +302,13 @@ class SharedPublisher:
                 self._publisher.publish(event)
 
     def check(self) -> None:
-        """Raise Unavailable unless the broker answers."""
-        with self._turn():
-            try:
-                self._publisher.check()
-            except Unavailable:
-                self._publisher.check()
+        """Raise Unavailable unless the broker answers; one that is just published to, does."""
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
+            self._publisher.check()
+        finally:
+            self._lock.release()
 
     def close(self) -> None:
         """Disconnect."""

@@ -132,8 +132,10 @@ class SqlIndex:
         merges = {request_id: _noted(record) for request_id, record in told.items()}
         self._store(SNAPSHOTS, merges)
 
-    def find(self, ident: str) -> Sequence[ContainerRecord]:
-        """Return the living containers that `ident` may stand for."""
+    def find(
+        self, ident: str, usable: Callable[[ContainerRecord], bool] = lambda record: True
+    ) -> Sequence[ContainerRecord]:
+        """Return the usable, living containers that `ident` may stand for."""
         table = container_table.c
         kinds = [(table.uuid == ident.lower()) | (table.engine_id == ident), table.name == ident]
         if ENGINE_ID_START.fullmatch(ident):
@@ -141,7 +143,7 @@ class SqlIndex:
             kinds.append((table.engine_id >= ident) & (table.engine_id < beyond))
 
         def look(connection: Connection) -> Sequence[ContainerRecord]:
-            found = (_living(connection, kind) for kind in kinds)
+            found = ([*filter(usable, _living(connection, kind))] for kind in kinds)
             return next(filter(None, found), [])
 
         return self._database.read(look)

@@ -34,7 +34,6 @@ from tintype.core.ports import (
     ImageStatus,
     ImageStore,
     Publisher,
-    StoredImage,
 )
 from tintype.core.reservation import LEASE, Reservation, Reservations, ReservationState
 from tintype.core.resolution import check_state, pick
@@ -285,7 +284,7 @@ def find_container(
 
     Raises NotFound, Refused (an ambiguous name), Unavailable.
     """
-    seen = [record for record in index.find(ident) if caller.may(SHOW, record.project_id)]
+    seen = index.find(ident, lambda record: caller.may(SHOW, record.project_id))
     return pick(seen, ident, host, lambda record: True)
 
 

@@ -26,6 +26,7 @@ from tintype.core.errors import (
 )
 from tintype.core.events import COMMIT_CANCEL, EXISTS_REQUEST, OUTCOMES, Event, Requester
 from tintype.core.index import ContainerRecord, Index, SnapshotRecord
+from tintype.core.ownership import may_use
 from tintype.core.ports import Handler, Services
 from tintype.core.resolution import choose
 from tintype.core.snapshot import (
@@ -158,10 +159,14 @@ class Dispatcher:
             self._send(dispatch, record, now)
 
     def _candidates(self, dispatch: Dispatch) -> Sequence[ContainerRecord]:
-        """Return what a request may mean; where it was once on its way, what it meant then."""
-        if dispatch.container_uuid is None:
-            return self.index.find(dispatch.request.payload["container"])
-        return self.index.find(dispatch.container_uuid)
+        """Return what a request may mean; where it was once on its way, what it meant then.
+
+        Others' containers only where none is the requester's own: so that he hears of it.
+        """
+        requester = dispatch.request.requester
+        ident = dispatch.container_uuid or dispatch.request.payload["container"]
+        own = self.index.find(ident, lambda record: may_use(record.project_id, requester))
+        return own or self.index.find(ident)
 
     def _send(self, dispatch: Dispatch, record: ContainerRecord, now: datetime) -> None:
         """Bring a request into its host's queue. What it is to look like is recorded before."""
@@ -301,7 +306,9 @@ class Dispatcher:
         request, here = dispatch.request.payload, self.services
         given, names = request.get("image_id"), request.get("stores") or here.default_stores[:1]
         if given is not None:
-            return tuple(Copy(name, given) for name in names or (IMAGE_SERVICE,))
+            # Nobody but the image service reserves images beforehand.
+            reserved = not names or IMAGE_SERVICE in names
+            return (Copy(IMAGE_SERVICE, given),) if reserved else ()
         if dispatch.host is None:
             return ()
         derived = image_id_for(dispatch.request_id)

@@ -9,7 +9,7 @@ any permutation end in the same index.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Protocol, Self
@@ -274,9 +274,12 @@ class Index(Protocol):
     def note(self, snapshots: Sequence[SnapshotRecord]) -> None:
         """Keep the latest of what is known of snapshots, in one transaction."""
 
-    def find(self, ident: str) -> Sequence[ContainerRecord]:
+    def find(
+        self, ident: str, usable: Callable[[ContainerRecord], bool] = lambda record: True
+    ) -> Sequence[ContainerRecord]:
         """Return the living containers that `ident` may stand for, best kind of match first only.
 
+        Of the usable ones alone: nobody hides a container by the name that he gives to his own.
         A uuid or an engine id matches before a name, a name before the start of an engine id. A
         start counts from 12 characters, Docker's short id: a shorter one is only a name.
         """

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any
 
 from tintype.core.dispatch import Dispatch, DispatchState
@@ -20,6 +21,7 @@ from tintype.core.errors import (
     NotFound,
     Refused,
     TintypeError,
+    Unavailable,
     Unroutable,
     WrongState,
 )
@@ -61,6 +63,9 @@ from tintype.core.ports import Admission
 from tintype.core.snapshot import ACCEPTED, snapshot_id_for
 
 LOG = logging.getLogger(__name__)
+
+COMING = timedelta(minutes=1)
+"""How long a cancellation waits for its request, which it has overtaken on the bus."""
 
 _OF_CONTAINERS = TOLD_OF | {CONTAINER_DELETE_START}
 _OF_SNAPSHOTS = frozenset(
@@ -142,6 +147,8 @@ class Router:
         request_id = message.payload["request_id"].lower()
         dispatch = self.dispatcher.dispatches.get(request_id)
         snapshot = self.dispatcher.index.snapshot(request_id)
+        if dispatch is None and snapshot is not None and self._is_promised(snapshot):
+            raise Unavailable(f"request {request_id} is promised, but not here yet")
         if dispatch is not None:
             project_id, host = dispatch.request.requester.project_id, dispatch.host
         elif snapshot is not None:
@@ -166,6 +173,11 @@ class Router:
             self.dispatcher.cancel(host, request_id, requester, reason=reason)
         except Unroutable as error:
             raise Refused(f"host {host!r} cannot be told to stop {request_id}: {error}") from error
+
+    def _is_promised(self, snapshot: SnapshotRecord) -> bool:
+        """Tell whether a request is about to come: the REST service has only just published it."""
+        promised_at = datetime.fromisoformat(snapshot.payload["created_at"])
+        return not snapshot.told and self.dispatcher.services.clock.now() < promised_at + COMING
 
     def _reject(self, message: Message, error: TintypeError) -> None:
         LOG.warning("dead letter: %s", error)

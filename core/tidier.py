@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from tintype.core.dispatch import Dispatches
-from tintype.core.errors import Refused, Unavailable
+from tintype.core.dispatcher import Hearing
+from tintype.core.errors import NotFound, Refused, Unavailable
 from tintype.core.index import Index
-from tintype.core.ports import Clock, ImageStore
+from tintype.core.ports import Clock, ImageStatus, ImageStore
 from tintype.core.reservation import LEASE, Reservation, Reservations, ReservationState
 
 LOG = logging.getLogger(__name__)
@@ -29,6 +30,8 @@ class Tidier:
     images: ImageStore | None
     """The image service; None: what is left there stays until somebody has one."""
     clock: Clock
+    requests: Hearing
+    """Of the queue of requests: what waits there may be what looks abandoned here."""
 
     def sweep(self) -> int:
         """Settle what was abandoned and delete its images; return how many. Raises Unavailable."""
@@ -49,8 +52,16 @@ class Tidier:
         settled = self._settled(row) if row.state is ReservationState.OPEN else row
         if settled.leftovers and self.images is not None:
             for image_id in settled.leftovers:
-                self.images.discard(image_id)
+                self._discard(self.images, image_id)
             self.reservations.replace(replace(settled, leftovers=()))
+
+    def _discard(self, images: ImageStore, image_id: str) -> None:
+        """Delete an image, unless it has become one: its request ran all the same, and told so."""
+        try:
+            if images.describe(image_id).status is not ImageStatus.ACTIVE:
+                images.discard(image_id)
+        except NotFound:
+            return
 
     def _settled(self, row: Reservation) -> Reservation:
         """Return what has become of an attempt whose holder died: published, or never."""
@@ -59,6 +70,8 @@ class Tidier:
         if told or self.dispatches.get(row.request_id) is not None:
             # Nothing is published before the leftovers of earlier attempts are gone.
             settled = replace(row, state=ReservationState.KEPT, leftovers=())
+        elif not self.requests.complete():
+            return replace(row, leftovers=())  # to be looked at again once its lease is over
         else:
             settled = row.withdrawn(made=row.reserves)
             LOG.warning("request %s was promised to nobody: taken back", row.key)

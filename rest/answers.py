@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import falcon
 
 from tintype.core.errors import Invalid, TintypeError, Unavailable, Violation
 
+LOG = logging.getLogger(__name__)
+
 RETRY_SECONDS = 5
 """When to try again what was unavailable."""
+
+INDEX_AWAY = "the index is away, or fails"
 
 REQUEST_ID = "openstack.request_id"
 """Where oslo.middleware puts the request's id."""
@@ -25,9 +30,15 @@ def answer_error(
     response.status = error.code
     if isinstance(error, Unavailable):
         response.set_header("Retry-After", str(RETRY_SECONDS))
+        LOG.warning("%s: %s", request.path[:200], error)
     violations = error.violations if isinstance(error, Invalid) else ()
     code = type(error).__name__
-    response.media = error_body(request, error.code, code, str(error), violations)
+    response.media = error_body(request, error.code, code, _told(error), violations)
+
+
+def _told(error: TintypeError) -> str:
+    """Return what a caller hears of an error: of a database that is away not even its address."""
+    return INDEX_AWAY if str(error).startswith("database:") else str(error)
 
 
 def serialize_http_error(
@@ -42,9 +53,15 @@ def unavailable(
     environ: dict[str, Any], start_response: Callable[..., Any], detail: str
 ) -> list[bytes]:
     """Answer 503 where falcon is not asked yet."""
-    headers = [("Content-Type", "application/json"), ("Retry-After", str(RETRY_SECONDS))]
+    headers = [("Content-Type", "application/json"), *retry_after(environ)]
     start_response("503 Service Unavailable", headers)
     return [json.dumps(plain_error(environ, 503, "Unavailable", detail)).encode()]
+
+
+def retry_after(environ: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the header that says when to try again; Zun's clients would break at it (rest.zun)."""
+    zuns = "HTTP_OPENSTACK_API_VERSION" in environ
+    return [] if zuns else [("Retry-After", str(RETRY_SECONDS))]
 
 
 def plain_error(environ: dict[str, Any], status: int, code: str, detail: str) -> dict[str, Any]:

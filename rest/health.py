@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,6 +22,9 @@ Checks = Mapping[str, Callable[[], None]]
 CHECKS = "tintype_checks"
 """Where the middleware keeps the checks for its backend."""
 
+KEPT_SECONDS = 2.0
+"""How long an answer is good."""
+
 
 class Parts(pluginbase.HealthcheckBaseExtension):
     """Looks at each part. A backend of oslo.middleware, found by its entry point `tintype`."""
@@ -27,9 +32,33 @@ class Parts(pluginbase.HealthcheckBaseExtension):
     def healthcheck(self, server_port: int) -> pluginbase.HealthcheckResult:
         """Tell whether all parts are there, and which are not."""
         del server_port
-        checks: Checks = self.conf.get(CHECKS, {})
-        away = [words for name, check in checks.items() if (words := _trouble(name, check))]
+        away = self.conf[CHECKS].away()
         return pluginbase.HealthcheckResult(not away, "; ".join(away) or "OK", "")
+
+
+class Health:
+    """What was found when the parts were looked at last.
+
+    Anybody may ask, as often as he likes: so one looks at a time, and not more than once in a while.
+    """
+
+    def __init__(self, checks: Checks) -> None:
+        self._checks = checks
+        self._lock = threading.Lock()
+        self._away: list[str] = []
+        self._until = 0.0
+
+    def away(self) -> list[str]:
+        """Return what is wrong, one sentence for each part; the last answer while others look."""
+        if time.monotonic() < self._until or not self._lock.acquire(blocking=False):
+            return self._away
+        try:
+            found = (_trouble(name, check) for name, check in self._checks.items())
+            self._away = [words for words in found if words]
+            self._until = time.monotonic() + KEPT_SECONDS
+        finally:
+            self._lock.release()
+        return self._away
 
 
 def make_healthcheck(conf: cfg.ConfigOpts, checks: Checks) -> Any:
@@ -37,7 +66,7 @@ def make_healthcheck(conf: cfg.ConfigOpts, checks: Checks) -> Any:
     conf.register_opts(opts.HEALTHCHECK_OPTS, group="healthcheck")
     conf.set_default("backends", ["tintype"], group="healthcheck")
     application = healthcheck.Healthcheck(None, conf)
-    application.conf[CHECKS] = checks
+    application.conf[CHECKS] = Health(checks)
     return application
 
 

@@ -10,7 +10,7 @@ import webob.exc
 from keystonemiddleware import auth_token
 from oslo_config import cfg
 
-from tintype.rest.answers import RETRY_SECONDS, plain_error
+from tintype.rest.answers import plain_error, retry_after
 
 GUARDED = "/v1/"
 """Where the paths begin that need a token."""
@@ -46,15 +46,15 @@ class TokenCheck(auth_token.AuthProtocol):  # type: ignore[misc] # it has no typ
             return _answer(request, 401, "Unauthorized", detail, ("WWW-Authenticate", scheme))
         except webob.exc.HTTPServiceUnavailable:
             detail = "tokens cannot be checked now: Keystone is away"
-            return _answer(request, 503, "Unavailable", detail, ("Retry-After", str(RETRY_SECONDS)))
+            return _answer(request, 503, "Unavailable", detail, *retry_after(request.environ))
 
 
 def _answer(
-    request: Any, status: int, code: str, detail: str, header: tuple[str, str]
+    request: Any, status: int, code: str, detail: str, *headers: tuple[str, str]
 ) -> webob.Response:
     body = plain_error(request.environ, status, code, detail)
     response = webob.Response(
         status=status, body=json.dumps(body).encode(), content_type="application/json"
     )
-    response.headers.update([header])
+    response.headers.update(headers)
     return response

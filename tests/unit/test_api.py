@@ -1328,7 +1328,7 @@ class House:
             courier=self.courier,  # type: ignore[arg-type]
             clock=self.bench.clock,
         )
-        self.office.bus = RouterPublisher(self.office.router)  # type: ignore[assignment]
+        self.office.bus = RouterPublisher(self.office.router, lambda event: None)  # type: ignore[assignment]
         router, clock = self.office.router, self.office.clock
         self.bus.subscribe(lambda event: router.on_event(message_of(event, clock.now())))
 

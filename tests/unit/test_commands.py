@@ -33,13 +33,12 @@ from tests.support.command_line import (
 )
 from tests.support.rabbit import until
 from tests.support.rest_double import (
-    PASSWORD,
     TOKEN,
     Refusal,
     RestDouble,
+    become,
     container,
     fault,
-    become,
     rest_double,
     snapshot,
 )

@@ -47,7 +47,7 @@ from tintype.core.ports import ImageSpec, ImageStatus
 from tintype.core.reservation import LEASE, Reservation, ReservationState
 from tintype.core.resolution import pick
 from tintype.core.snapshot import image_id_for, snapshot_id_for
-from tintype.core.tidier import ABANDONED, Tidier
+from tintype.core.tidier import ABANDONED
 from tintype.schemas import validate
 
 KEY = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
@@ -997,14 +997,26 @@ def test_a_router_without_the_image_service_leaves_images_to_one_that_has_it(
     office: Office,
 ) -> None:
     cut(office, 1 + CALLS.index(("bus.publish", 0)))
-    blind = Tidier(
-        office.reservations, office.dispatcher.dispatches, office.index, None, office.clock
-    )
+    blind = replace(office.tidier(), images=None)
     office.clock.advance((ABANDONED + LEASE).total_seconds() + 1)
     assert blind.sweep() == 1
     assert stored(office, KEY).state is ReservationState.WITHDRAWN
     assert office.image_ids == {image_id_for(KEY)}
     after_the_lease(office)
+    assert office.tidier().sweep() == 1
+    assert office.image_ids == set()
+
+
+def test_nothing_is_taken_back_while_requests_wait_to_be_heard(office: Office) -> None:
+    """Routers were away: what looks abandoned may be in the queue."""
+    cut(office, 1 + CALLS.index(("bus.publish", 0)))
+    office.ears.deaf = True
+    office.clock.advance((ABANDONED + LEASE).total_seconds() + 1)
+    assert office.tidier().sweep() == 1
+    assert stored(office, KEY).state is ReservationState.OPEN
+    assert office.image_ids == {image_id_for(KEY)}
+    office.ears.deaf = False
+    office.clock.advance((ABANDONED + LEASE).total_seconds() + 1)
     assert office.tidier().sweep() == 1
     assert office.image_ids == set()
 
