@@ -199,6 +199,8 @@ class _Figures(ProgressColumn):
 
 def _body(arguments: argparse.Namespace) -> dict[str, Any]:
     name, _, tag = arguments.image_name.partition(":")
+    if tag and arguments.tag not in (None, tag):
+        raise CommandError(f"--tag: the image name has another one already, {tag!r}")
     body = {
         "image_name": name,
         "tag": arguments.tag or tag or None,

@@ -39,23 +39,24 @@ class Parts(pluginbase.HealthcheckBaseExtension):
 class Health:
     """What was found when the parts were looked at last.
 
-    Anybody may ask, as often as he likes: so one looks at a time, and not more than once in a while.
+    Anybody may ask, as often as he likes: so one looks at a time, and only now and then.
     """
 
-    def __init__(self, checks: Checks) -> None:
+    def __init__(self, checks: Checks, clock: Callable[[], float] = time.monotonic) -> None:
         self._checks = checks
+        self._clock = clock
         self._lock = threading.Lock()
         self._away: list[str] = []
-        self._until = 0.0
+        self._until = -KEPT_SECONDS
 
     def away(self) -> list[str]:
         """Return what is wrong, one sentence for each part; the last answer while others look."""
-        if time.monotonic() < self._until or not self._lock.acquire(blocking=False):
+        if self._clock() < self._until or not self._lock.acquire(blocking=False):
             return self._away
         try:
             found = (_trouble(name, check) for name, check in self._checks.items())
             self._away = [words for words in found if words]
-            self._until = time.monotonic() + KEPT_SECONDS
+            self._until = self._clock() + KEPT_SECONDS
         finally:
             self._lock.release()
         return self._away

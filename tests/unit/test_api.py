@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -37,12 +38,14 @@ from tintype.core.events import (
     Requester,
     is_uuid,
 )
+from tintype.core.index import SnapshotRecord
 from tintype.core.ports import ImageSpec
 from tintype.core.snapshot import image_id_for, snapshot_id_for
-from tintype.embedded import OneHost, RouterPublisher, heard
+from tintype.embedded import OneHost, Printer, RouterPublisher, heard
 from tintype.rest.answers import REQUEST_ID
 from tintype.rest.app import create_app
 from tintype.rest.containers import KEY_LENGTH
+from tintype.rest.health import KEPT_SECONDS, Health
 from tintype.rest.identity import LoopbackIdentity, TokenIdentity
 from tintype.rest.lists import LIMIT_MOST
 from tintype.rest.openapi import document
@@ -1264,13 +1267,16 @@ def health() -> tuple[Parts, TestClient]:
     return parts, TestClient(application)
 
 
-def test_health_is_that_of_all_parts(health: tuple[Parts, TestClient]) -> None:
-    parts, client = health
+def test_all_parts_are_well(health: tuple[Parts, TestClient]) -> None:
+    _, client = health
     for accept in ("*/*", "application/json", "text/html"):
         result = client.simulate_get("/healthcheck", headers={"Accept": accept})
         assert result.status_code == 200
         assert "OK" in result.text or "[]" in result.text
 
+
+def test_what_is_away_is_named_and_nothing_else_is_told(health: tuple[Parts, TestClient]) -> None:
+    parts, client = health
     parts.errors["index"] = Unavailable("postgresql://user:secret@db")
     parts.errors["image service"] = Unauthorized("the service user's password is wrong")
     for accept in ("*/*", "application/json"):
@@ -1281,8 +1287,31 @@ def test_health_is_that_of_all_parts(health: tuple[Parts, TestClient]) -> None:
         assert "password" not in result.text
     assert client.simulate_head("/healthcheck").status_code == 503
 
-    parts.errors.clear()
-    assert client.simulate_get("/healthcheck").status_code == 200
+
+def test_however_many_ask_the_parts_are_looked_at_now_and_then() -> None:
+    now, looks, entered, leave = [0.0], [], threading.Event(), threading.Event()
+
+    def look() -> None:
+        looks.append(now[0])
+        if len(looks) == 2:
+            entered.set()
+            leave.wait(30)
+            raise Unavailable("away")
+
+    health = Health({"index": look}, clock=lambda: now[0])
+    for _ in range(5):
+        assert health.away() == []
+    assert len(looks) == 1
+    now[0] = KEPT_SECONDS
+    slow = threading.Thread(target=health.away)
+    slow.start()
+    assert entered.wait(30)
+    assert health.away() == [], "the last answer, without waiting for who looks"
+    leave.set()
+    slow.join()
+    assert health.away() == ["index is away"]
+    now[0] = 2 * KEPT_SECONDS
+    assert health.away() == []
 
 
 def test_the_healthcheck_is_no_more_than_that(health: tuple[Parts, TestClient]) -> None:
@@ -1321,6 +1350,7 @@ class House:
         self.bench = Bench()
         self.bus = MemoryBus()
         self.told: list[Event] = []
+        self.shown: list[Event] = []
         self.bus.subscribe(self.told.append)
         self.courier = OneHost(HOST, self.bench.intake, self.bus)
         self.office = Office(
@@ -1328,7 +1358,7 @@ class House:
             courier=self.courier,  # type: ignore[arg-type]
             clock=self.bench.clock,
         )
-        self.office.bus = RouterPublisher(self.office.router, lambda event: None)  # type: ignore[assignment]
+        self.office.bus = RouterPublisher(self.office.router, self.shown.append)  # type: ignore[assignment]
         router, clock = self.office.router, self.office.clock
         self.bus.subscribe(lambda event: router.on_event(message_of(event, clock.now())))
 
@@ -1355,7 +1385,7 @@ def house() -> House:
     return house
 
 
-def test_the_one_host_gets_its_requests(house: House, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_one_host_gets_its_requests(house: House) -> None:
     promised = house.office.submit()
     house.settle()
     assert [event.type for event in house.told if event.type != SNAPSHOT_PROGRESS] == [
@@ -1369,8 +1399,8 @@ def test_the_one_host_gets_its_requests(house: House, capsys: pytest.CaptureFixt
         "active",
         promised.promised_image_id,
     )
-    (line,) = capsys.readouterr().out.splitlines()
-    assert json.loads(line)["payload"]["request_id"] == promised.request_id
+    (shown,) = house.shown
+    assert shown.payload["request_id"] == promised.request_id
 
 
 def test_no_other_host_is_there(house: House) -> None:
@@ -1393,7 +1423,8 @@ def test_the_one_host_hears_questions_and_requests_of_triggers(house: House) -> 
 
 def test_what_the_router_refuses_is_its_senders_to_hear(house: House) -> None:
     request = {"container": "web", "image_name": "snap", "request_id": UUID}
-    front = RouterPublisher(house.office.router)
+    shown: list[Event] = []
+    front = RouterPublisher(house.office.router, shown.append)
     front.publish(Event(COMMIT_REQUEST, request, ALICE, UUID))
     with pytest.raises(Exception, match="used before"):
         front.publish(Event(COMMIT_REQUEST, {**request, "tag": "v2"}, ALICE, UUID))
@@ -1419,3 +1450,21 @@ def test_of_two_progress_events_the_later_counts_whatever_their_ids() -> None:
         SnapshotRecord.read(heard(Event(SNAPSHOT_PROGRESS, payload))) for payload in told
     )
     assert first.latest(second) == second.latest(first) == second
+
+
+def test_lines_of_several_threads_stay_whole(capfd: pytest.CaptureFixture[str]) -> None:
+    show = Printer()
+    events = [Event(SNAPSHOT_PROGRESS, {"number": number}) for number in range(200)]
+
+    def print_all() -> None:
+        for event in events:
+            show(event)
+
+    threads = [threading.Thread(target=print_all) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    lines = capfd.readouterr().out.splitlines()
+    assert len(lines) == 4 * len(events)
+    assert all(json.loads(line)["type"] == SNAPSHOT_PROGRESS for line in lines)
