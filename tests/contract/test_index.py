@@ -223,6 +223,16 @@ def test_only_the_start_of_an_engine_id_is_searched_by(index: SqlIndex, ident: s
     assert index.find(SHORT + ident) == index.find(ident) == []
 
 
+def test_a_name_that_is_anothers_engine_id_hides_nothing_from_who_may_not_use_it(
+    index: SqlIndex,
+) -> None:
+    index.sight([seen("u-alice", engine_id=f"{SHORT}abcd", name="web", project_id="alice")])
+    index.sight([seen("u-mallory", name=SHORT, project_id="mallory")])
+    assert uuids(index.find(SHORT)) == ["u-mallory"]
+    assert uuids(index.find(SHORT, lambda one: one.project_id == "alice")) == ["u-alice"]
+    assert index.find(SHORT, lambda one: False) == []
+
+
 @pytest.mark.parametrize("start", ["9", "f", "af", "a9", "aff", "0"])
 def test_every_start_ends_where_the_next_begins(index: SqlIndex, start: str) -> None:
     ids = ["0", "00", "1", "9", "99", "9f", "a", "a9", "a90", "aa", "af", "aff", "b", "f", "ff"]

@@ -1,4 +1,4 @@
-"""`tintype`, and `openstack` with our plug-in, as users call them: real Keystone and all behind it."""
+"""`tintype`, and `openstack` with our plug-in, as users call them, in front of real services."""
 
 from __future__ import annotations
 

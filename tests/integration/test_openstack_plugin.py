@@ -51,7 +51,8 @@ def test_openstack_watches_and_deletes_snapshots(openstack: Run, service: RestDo
     assert openstack("delete", ident).worked() == f"snapshot {ident} is being cancelled\n"
     service.plan = [become(1, "error", fault=fault("cancelled"))]
     watched = openstack("watch", ident)
-    assert (watched.code, watched.out) == (1, line(1, "failed: cancelled"))
+    told = f"{ident} web -> snap:v1: failed: cancelled\n"
+    assert (watched.code, watched.out) == (1, told)
 
 
 def test_openstack_finds_the_service_in_the_catalogue(service: RestDouble) -> None:

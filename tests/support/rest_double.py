@@ -1,7 +1,7 @@
 """A small HTTP server that answers as the REST service does, and as a Keystone with one user.
 
-Each answer of the service's is held against the service's own description, so that the double cannot
-drift from what it stands for.
+What it answers is held against the service's own description, so that the double cannot drift from
+what it stands for.
 """
 
 from __future__ import annotations

@@ -38,6 +38,7 @@ from tintype.core.events import (
     Message,
     Requester,
 )
+from tintype.core.index import SnapshotRecord
 from tintype.core.ports import ContainerState, ImageSpec, Services
 from tintype.core.router import Router
 from tintype.core.snapshot import Copy, Snapshot, image_id_for
@@ -736,6 +737,34 @@ def test_cancelling_what_is_not_there_or_has_ended_is_answered(house: House) -> 
     del house.courier.hosts["host-x"]
     house.cancel(gone)
     assert house.fault(gone)["code"] == 409
+
+
+def promise(house: House) -> str:
+    """Let the REST service promise a snapshot whose request has not come yet; return its id."""
+    payload = {"container": "web", "image_name": "snap", "request_id": str(uuid.uuid4())}
+    request = Event(COMMIT_REQUEST, payload, ALICE)
+    begun = Snapshot.begin(request, host="host-a", created_at=house.clock.now().isoformat())
+    house.router.dispatcher.index.note([SnapshotRecord.promised(begun.public("queued"))])
+    return payload["request_id"]
+
+
+def test_a_cancellation_waits_a_while_for_the_request_that_it_has_overtaken(house: House) -> None:
+    house.container()
+    request_id = promise(house)
+    with pytest.raises(Unavailable, match="not here yet"):
+        house.cancel(request_id)
+    assert house.courier.told == []
+    house.ask(request_id=request_id)
+    house.cancel(request_id)
+    (cancel,) = house.sent(event_type=COMMIT_CANCEL)
+    assert cancel.payload["request_id"] == request_id
+
+
+def test_a_cancellation_does_not_wait_for_ever(house: House) -> None:
+    request_id = promise(house)
+    house.clock.advance(61)
+    house.cancel(request_id)
+    assert len(house.sent(event_type=COMMIT_CANCEL)) == 1
 
 
 def test_cancelling_twice_is_cancelling_once(house: House) -> None:
