@@ -42,7 +42,7 @@ print("ready", flush=True)
 sys.stdin.readline()
 for number in range(20):
     key = f"key-{number}"
-    wanted = Reservation(key, "print", "u", None, holder, now + timedelta(minutes=1))
+    wanted = Reservation(key, "r", "print", "u", None, holder, now + timedelta(minutes=1))
     print(reservations.open(wanted, now).holder)
 reservations.close()
 """
@@ -54,7 +54,7 @@ def reservations(database: Database) -> SqlReservations:
 
 
 def reservation(key: str = "key", **changes: Any) -> Reservation:
-    return replace(Reservation(key, "print", "u-1", None, "holder", OVER), **changes)
+    return replace(Reservation(key, "r-1", "print", "u-1", None, "holder", OVER), **changes)
 
 
 def keys(found: Sequence[Reservation]) -> list[str]:
@@ -93,7 +93,7 @@ def test_whatever_was_stored_comes_back(reservations: SqlReservations) -> None:
 @pytest.mark.parametrize("text", HOSTILE)
 def test_any_text_is_kept_and_told_from_others(reservations: SqlReservations, text: str) -> None:
     rows = {
-        one: Reservation(one, one, one, one, one, NOW, leftovers=(one,), state=WITHDRAWN)
+        one: Reservation(one, one, one, one, one, one, NOW, leftovers=(one,), state=WITHDRAWN)
         for one in HOSTILE
     }
     stored(reservations, *rows.values())

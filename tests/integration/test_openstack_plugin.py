@@ -36,7 +36,7 @@ def openstack(service: RestDouble) -> Run:
 def test_openstack_creates_and_shows_and_lists_snapshots(
     openstack: Run, service: RestDouble
 ) -> None:
-    made = openstack("create", "web", "snap:v1", "--tag", "v2", "-f", "json").shown()
+    made = openstack("create", "web", "snap", "--tag", "v2", "-f", "json").shown()
     assert service.seen[0].body == {"image_name": "snap", "tag": "v2"}
     about = openstack("show", made["snapshot_id"], "-f", "json").shown()
     assert about["request_id"] == made["request_id"]

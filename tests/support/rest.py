@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -101,6 +101,21 @@ class ApiProcess(ListenerProcess):
         assert self.process is not None
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+
+    def kill_amid(self, condition: Callable[[], bool], what: str) -> None:
+        """Kill the whole server while a condition holds: it stands still when that is looked at."""
+        assert self.process is not None
+        group = self.process.pid
+
+        def killed() -> bool:
+            os.killpg(group, signal.SIGSTOP)
+            if condition():
+                self.kill()
+                return True
+            os.killpg(group, signal.SIGCONT)
+            return False
+
+        until(killed, what)
 
 
 class UwsgiProcess(ApiProcess):

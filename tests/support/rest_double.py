@@ -223,7 +223,7 @@ def rest_double(**about: Any) -> Iterator[RestDouble]:
         yield double
     finally:
         double.stop()
-    assert double.drifted == []
+    assert not double.drifted, double.drifted
 
 
 class Server(ThreadingHTTPServer):

@@ -14,11 +14,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
 import yaml
+from keystoneauth1.noauth import NoAuth
+from keystoneauth1.session import Session
 from rich.console import Console
 
 from tests.support.command_line import (
@@ -43,6 +46,8 @@ from tests.support.rest_double import (
     snapshot,
 )
 from tintype.cli import COMMANDS
+from tintype.commands.client import Client
+from tintype.commands.commit import wait
 from tintype.commands.live import LINGER_SECONDS, LiveView
 from tintype.commands.words import one_line, size_text
 from tintype.core.events import SNAPSHOT_EXISTS
@@ -258,7 +263,7 @@ def test_every_option_of_commit_is_in_the_request(tintype: Run, service: RestDou
         " --keep-days 30 --deadline 2999-01-01T00:00:00Z"
     )
     more = ["--image-id", UUID, "--request-id", UUID, "--idempotency-key", "a key"]
-    tintype("commit", "web", "snap:v1", *words.split(), *more).worked()
+    tintype("commit", "web", "snap", *words.split(), *more).worked()
     (seen,) = service.asked("POST", "/v1/containers/web/commit")
     assert seen.body == {
         "image_name": "snap",
@@ -327,6 +332,16 @@ def test_what_the_service_refuses_is_told(tintype: Run) -> None:
     tintype("commit", "nobody", "snap").failed("no container 'nobody' is known")
 
 
+@pytest.mark.parametrize("name", ["snap:v1", "snap", "snap:"])
+def test_a_tag_may_be_given_twice_if_it_is_the_same(
+    tintype: Run, service: RestDouble, name: str
+) -> None:
+    tintype("commit", "web", name, "--tag", "v1").worked()
+    assert service.seen[0].body == {"image_name": "snap", "tag": "v1"}
+    tintype("commit", "web", "snap:v1", "--tag", "v2").failed("--tag:", "another", "'v1'")
+    assert len(service.seen) == 1
+
+
 def test_an_image_name_that_ends_in_a_colon_has_the_default_tag(
     tintype: Run, service: RestDouble
 ) -> None:
@@ -375,8 +390,40 @@ def test_ctrl_c_while_waiting_says_that_the_snapshot_goes_on(service: RestDouble
 def test_on_a_terminal_a_bar_shows_how_far_it_is(service: RestDouble) -> None:
     service.plan = [lambda _: None, become(1, "saving"), lambda _: None, become(1, "active")]
     with Terminal("--endpoint", service.endpoint, "commit", "web", "snap", "--wait") as terminal:
-        terminal.until("uploading", "0.2/1.0 MB", "active")
+        terminal.until("uploading", "250.0 kB of 1.0 MB", "paused 35 ms", "active")
         assert terminal.end() == 0
+
+
+@pytest.mark.parametrize(
+    ("width", "figures"),
+    [
+        (40, "25%"),
+        (60, "25%  250.0 kB of 1.0 MB"),
+        (80, "25%  250.0 kB of 1.0 MB  paused 35 ms"),
+        (120, "25%  250.0 kB of 1.0 MB  paused 35 ms"),
+    ],
+)
+def test_a_bar_tells_as_much_as_there_is_room_for(
+    service: RestDouble, width: int, figures: str
+) -> None:
+    reason = "glance is away, and so is all else that one would need to finish it"
+    service.snapshots = [snapshot()]
+    service.plan = [
+        become(1, "saving"),
+        become(1, "waiting", fault=fault(reason)),
+        become(1, "active"),
+    ]
+    client = Client(Session(NoAuth(service.endpoint)), service.endpoint)
+    drawn = io.StringIO()
+    console = Console(file=drawn, width=width, force_terminal=True)
+    assert wait(client, snapshot()["snapshot_id"], console)["status"] == "active"
+    lines = [line.rstrip() for line in re.split("[\r\n]+", CONTROL.sub("", drawn.getvalue()))]
+    bars = [line for line in lines if line.startswith(("uploading ", "waiting "))]
+    assert {line.split()[0] for line in bars} == {"uploading", "waiting"}
+    for line in bars:
+        assert len(line) <= width
+        assert line.endswith(f" {figures}")
+    assert f"uploading, waiting to try again: {reason}" in lines  # once, and not cut
 
 
 # Lists
@@ -528,7 +575,14 @@ def test_a_snapshot_is_shown(tintype: Run, service: RestDouble, field: str) -> N
 
 @pytest.mark.parametrize("form", ["table", "value", "shell", "yaml"])
 def test_a_snapshot_is_shown_in_each_format(tintype: Run, service: RestDouble, form: str) -> None:
-    place = {"name": "glance", "location": "glance:1", "image_id": UUID}
+    place = {
+        "name": "glance",
+        "location": "glance:1",
+        "image_id": UUID,
+        "digest": "0" * 64,
+        "size_bytes": 1_000_000,
+        "status": "active",
+    }
     service.snapshots = [snapshot(1, "active", stores=[place])]
     told = tintype("snapshot", "show", snapshot()["snapshot_id"], "-f", form).worked()
     if form == "yaml":
@@ -617,6 +671,10 @@ class Terminal:
         except OSError:  # how Linux tells the end
             pass
         return self.process.wait()
+
+
+CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+"""What tells a terminal how to show text, and where."""
 
 
 def line(number: int, words: str) -> str:
@@ -752,15 +810,15 @@ def test_a_watch_on_a_terminal_is_live(service: RestDouble) -> None:
 class Screen:
     """A live view, its clock, and what it would draw."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = 150) -> None:
         self.now = 0.0
-        self._file = io.StringIO()
-        self.view = LiveView(Console(file=self._file, width=150), clock=lambda: self.now)
+        self._width = width
+        self.view = LiveView(Console(file=io.StringIO(), width=width), clock=lambda: self.now)
 
     def show(self, *snapshots: dict[str, Any]) -> str:
         """Show them, and return what is drawn."""
         self.view.show(snapshots)
-        console = Console(file=io.StringIO(), width=150)
+        console = Console(file=io.StringIO(), width=self._width)
         with console.capture() as captured:
             console.print(self.view.table())
         return captured.get()
@@ -773,7 +831,7 @@ def test_the_live_view_keeps_outcomes_for_a_while() -> None:
     screen.now = 2.0
     assert "250.0 kB/s" in screen.show(snapshot(1, bytes_done=750_000))
     done = screen.show(snapshot(1, "active"), snapshot(2, container_name="db"))
-    assert "active: 1.0 MB in 2.5 s, paused 35 ms" in done
+    assert "active: 1.0 MB" in done
     assert "100%" in done
     screen.now += LINGER_SECONDS - 1
     assert "active" in screen.show(snapshot(2, container_name="db"))
@@ -781,6 +839,40 @@ def test_the_live_view_keeps_outcomes_for_a_while() -> None:
     left = screen.show(snapshot(2, container_name="db"))
     assert "active" not in left
     assert "db" in left
+
+
+BEGIN = ["container", "image", "how it stands"]
+
+
+@pytest.mark.parametrize(
+    ("width", "figures"),
+    [
+        (60, ["sent", "age"]),
+        (80, ["sent", "paused", "age"]),
+        (120, ["sent", "speed", "paused", "age"]),
+    ],
+)
+def test_the_live_view_cuts_nothing_on_a_narrow_terminal(width: int, figures: list[str]) -> None:
+    screen = Screen(width)
+    names = {"container_name": "a-container-of-some-length", "image_name": "team/some-long-image"}
+    screen.show(snapshot(**names))
+    screen.now = 2.0
+    reason = "quota exceeded: there are too many images in your project, delete some"
+    failed = snapshot(2, "error", fault=fault(reason))
+
+    drawn = screen.show(snapshot(**names, bytes_done=750_000), failed)
+
+    lines = drawn.splitlines()
+    assert [each for each in lines if len(each) > width or "\N{HORIZONTAL ELLIPSIS}" in each] == []
+    head = lines[0]
+    assert re.split("  +", head.strip()) == [*BEGIN, *figures]
+    row = [each for each in lines[1:] if not each.startswith("web")]
+    ends = [head.index(name) for name in BEGIN]
+    folded = ["".join(each[a:b].strip() for each in row) for a, b in pairwise(ends)]
+    assert folded[0].startswith(names["container_name"])
+    assert folded[1].startswith(f"{names['image_name']}:v1")
+    assert f"web -> snap:v1: failed: {reason}" in " ".join(drawn.split())
+    assert ("250.0 kB/s" in drawn) is ("speed" in figures)
 
 
 def test_the_live_view_shows_what_it_does_not_know_as_nothing() -> None:

@@ -16,7 +16,7 @@ from sqlalchemy import delete, update
 
 from tests.support.twins import ADMIN, ALICE, HOST, MALLORY, Office, PowerCut
 from tintype.adapters.sql_tables import reservation_table, snapshot_table
-from tintype.core.commits import Caller, find_container
+from tintype.core.commits import HEADER_KEY, Caller, find_container
 from tintype.core.dispatch import DispatchState
 from tintype.core.errors import (
     Forbidden,
@@ -40,6 +40,7 @@ from tintype.core.events import (
     SNAPSHOT_PROGRESS,
     SNAPSHOT_START,
     Requester,
+    derived_id,
     is_uuid,
 )
 from tintype.core.index import SnapshotRecord
@@ -460,8 +461,84 @@ def test_an_idempotency_key_is_each_callers_own(office: Office) -> None:
     assert len({*answers}) == 3
 
 
+def test_the_same_header_of_others_is_another_request(office: Office) -> None:
+    office.container("web", project_id=MALLORY.project_id)
+    everybody = (ALICE, Requester("project-a", "bob"), MALLORY)
+    answers = [office.submit(key="k", who=who).answer for who in everybody]
+    assert [office.submit(key="k", who=who).answer for who in everybody] == answers
+    assert [event.id for event in office.bus.published] == [each["request_id"] for each in answers]
+    assert office.image_ids == {each["image_id"] for each in answers}
+    assert len(office.image_ids) == 3
+
+
+GUESSES = [("project-a", "alice", "k"), ("project-a", "alice", "idempotency-key", "k")]
+"""What an id might be made of by whoever knows all that a request with a header is made of."""
+
+
+@pytest.mark.parametrize("guess", GUESSES)
+@pytest.mark.parametrize("first", [ALICE, MALLORY])
+def test_a_guessed_id_uses_up_nobodys_key(
+    office: Office, guess: tuple[str, ...], first: Requester
+) -> None:
+    office.container("web", project_id=MALLORY.project_id)
+    guessed = derived_id(*guess)
+
+    def asks(who: Requester) -> Reservation:
+        named = {"key": "k"} if who is ALICE else {"request_id": guessed}
+        return office.submit(who=who, **named)
+
+    answers = {who: asks(who).answer for who in (first, ALICE, MALLORY)}
+    assert asks(ALICE).answer == answers[ALICE]
+    assert answers[MALLORY]["request_id"] == guessed != answers[ALICE]["request_id"]
+    assert len(office.bus.published) == len(office.image_ids) == 2
+
+
+def test_the_id_of_a_request_with_a_header_cannot_be_derived(office: Office) -> None:
+    """Else whoever guesses the header could use the id up on the bus, or take its image's."""
+    elsewhere = Office()
+    elsewhere.container()
+    ids = {each.submit(key="k").request_id for each in (office, elsewhere)}
+    elsewhere.database.close()
+    assert len(ids) == 2
+    assert {uuid.UUID(each).version for each in ids} == {4}
+
+
+def test_who_learns_the_id_of_a_request_with_a_header_takes_nothing_from_it(
+    office: Office,
+) -> None:
+    office.container("web", project_id=MALLORY.project_id)
+    promised = office.submit(key="k")
+    with pytest.raises(RequestConflict):
+        office.submit(request_id=promised.request_id, who=MALLORY)
+    give_up(office)
+    assert office.image_ids == {promised.promised_image_id}
+    assert office.submit(key="k").answer == promised.answer
+    assert len(office.bus.published) == 1
+
+
+def test_a_conflict_and_who_is_too_early_are_told_of_an_id_not_of_what_it_is_kept_under(
+    office: Office,
+) -> None:
+    seen: list[str] = []
+
+    def again(call: str) -> None:
+        if call == "bus.publish" and not seen:
+            seen.append(call)
+            (open_,) = office.reservations.claim(office.clock.now() + 2 * LEASE, *times)
+            for fields, error in (({}, InProgress), ({"tag": "v2"}, RequestConflict)):
+                with pytest.raises(error, match=f"^/request_id: {open_.first_id} "):
+                    office.submit(key="k", **fields)
+
+    times = (office.clock.now() + 2 * LEASE, office.clock.now() + LEASE)
+    watched(office, again)
+    promised = office.submit(key="k")
+    assert seen
+    assert promised.key.startswith(HEADER_KEY)
+    assert office.bus.published[0].id == promised.first_id
+
+
 def test_key_and_request_id_must_agree(office: Office) -> None:
-    with pytest.raises(Invalid, match="the same as the Idempotency-Key"):
+    with pytest.raises(Invalid, match="the Idempotency-Key, or only one of both"):
         office.submit(request_id=KEY, key="k")
     require_untouched(office)
 
@@ -568,6 +645,7 @@ PLANS = [
     pytest.param(call, skip, error, id=f"{call}-{skip}-{error.__name__}")
     for call, skip in CALLS
     for error in ERRORS[call.partition(".")[0]]
+    if (call, error) != ("images.reserve done", ImageIdSpent)  # with that nothing is made
 ]
 RECORDING = ("reservations.replace", "index.note")
 """Calls that come after the promise."""
@@ -615,6 +693,116 @@ def test_after_any_error_nothing_is_promised_and_the_same_request_works(
         assert shown(office, promised.request_id).payload["status"] == "queued"
     give_up(office)
     assert office.image_ids == {promised.promised_image_id}
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("gives_up", [False, True])
+@pytest.mark.parametrize("named", [{"request_id": KEY}, {"key": "k"}])
+def test_without_a_reserved_image_the_same_request_goes_on_under_its_ids(
+    office: Office, named: dict[str, Any], *, own: bool, gives_up: bool
+) -> None:
+    reserved(office, OTHER)
+    about: dict[str, Any] = {"image_id": OTHER} if own else {"stores": ["directory"]}
+    for error in ("no confirm came", "again"):
+        office.trouble.plan("bus.publish done", Unavailable(error))
+        with pytest.raises(Unavailable, match=error):
+            office.submit(**named, **about)
+        if gives_up:
+            give_up(office)
+    promised = office.submit(**named, **about)
+    assert promised.answer == office.submit(**named, **about).answer
+    assert [event.id for event in office.bus.published] == [promised.request_id] * 3
+    assert office.bus.published[1:] == office.bus.published[:-1]
+    assert stored(office, promised.key).attempt == 1
+    assert (promised.request_id == KEY) is ("request_id" in named)
+    office.deliver()
+    assert [event.id for event in office.courier.hosts[HOST]] == [promised.request_id]
+    assert office.courier.told == []
+    give_up(office)
+    assert office.image_ids == {OTHER}
+
+
+def test_what_may_be_on_the_bus_is_gone_on_with_for_the_container_that_it_was_for(
+    office: Office,
+) -> None:
+    office.trouble.plan("bus.publish done", Unavailable("no confirm came"))
+    assert isinstance(fails(office, stores=["directory"]), Unavailable)
+    first = stored(office, KEY).container_uuid
+    office.clock.advance(1)
+    office.container("old", uuid_=first)
+    second = office.container("web")
+    promised = office.submit(request_id=KEY, stores=["directory"])
+    assert promised.container_uuid == first
+    assert {event.payload["container"] for event in office.bus.published} == {first}
+    assert office.submit().container_uuid == second
+
+
+@pytest.mark.parametrize("event_type", [SNAPSHOT_START, SNAPSHOT_END])
+@pytest.mark.parametrize("own", [False, True])
+def test_what_a_host_has_told_of_though_no_confirm_came_is_the_first_answer(
+    office: Office, event_type: str, *, own: bool
+) -> None:
+    reserved(office, OTHER)
+    about: dict[str, Any] = {"image_id": OTHER} if own else {"stores": ["directory"]}
+    office.trouble.plan("bus.publish done", Unavailable("no confirm came"))
+    assert isinstance(fails(office, **about), Unavailable)
+    first = stored(office, KEY)
+    office.host_says(event_type, first)
+    office.remove(first.container_uuid)
+    office.images.discard(OTHER)
+    assert office.submit(request_id=KEY, **about).answer == first.answer
+    assert len(office.bus.published) == 1
+    with pytest.raises(RequestConflict):
+        office.submit(request_id=KEY, tag="v2", **about)
+
+
+OWN_IMAGE_CALLS = calls_of_a_clean_run(image_id=OTHER)
+
+
+@pytest.mark.parametrize("status", [ImageStatus.QUEUED, ImageStatus.SAVING, ImageStatus.ACTIVE])
+@pytest.mark.parametrize("crash", [False, True])
+@pytest.mark.parametrize("told", [False, True])
+def test_the_callers_own_image_may_be_in_use_by_the_request_that_is_sent_again(
+    office: Office, status: ImageStatus, *, crash: bool, told: bool
+) -> None:
+    reserved(office, OTHER)
+    if crash:
+        office.trouble.fatal_call = 1 + OWN_IMAGE_CALLS.index(("bus.publish done", 0))
+    else:
+        office.trouble.plan("bus.publish done", Unavailable("no confirm came"))
+    assert isinstance(fails(office, image_id=OTHER), PowerCut if crash else Unavailable)
+    after_the_lease(office)
+    first = stored(office, KEY)
+    office.images.images[OTHER].status = status
+    if told:
+        office.host_says(SNAPSHOT_START, first)
+
+    assert office.submit(request_id=KEY, image_id=OTHER).answer == first.answer
+    assert [event.id for event in office.bus.published] == [KEY] * (1 if told else 2)
+    give_up(office)
+    assert office.image_ids == {OTHER}
+    with pytest.raises(RequestConflict, match=KEY):
+        office.submit(request_id=KEY, image_id=KEY)
+    if status is not ImageStatus.QUEUED:
+        with pytest.raises(Invalid, match=f"one that is {status}"):
+            office.submit(image_id=OTHER)
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_anothers_image_is_refused_however_often_it_is_asked_for(
+    office: Office, *, gone: bool
+) -> None:
+    reserved(office, OTHER)
+    office.trouble.plan("bus.publish", Unavailable("away"))
+    assert isinstance(fails(office, image_id=OTHER), Unavailable)
+    spec = office.images.images.pop(OTHER).spec
+    if not gone:
+        office.images.reserve(replace(spec, owner=MALLORY.project_id))
+    with pytest.raises(Invalid, match="no such image"):
+        office.submit(request_id=KEY, image_id=OTHER)
+    assert office.bus.published == []
+    give_up(office)
+    assert office.image_ids == (set() if gone else {OTHER})
 
 
 def test_a_request_that_was_withdrawn_may_be_on_the_bus_and_ends_without_an_image(
@@ -666,13 +854,14 @@ def test_a_withdrawal_that_cannot_be_recorded_is_done_by_the_routers(
 
 
 def test_leftovers_of_all_attempts_are_remembered_and_go_with_the_next(office: Office) -> None:
-    for times in (1, 2):  # what the second is stopped by, and what it leaves itself
+    for _ in range(2):  # what the first leaves stops the second, which leaves nothing itself
         office.trouble.plan("bus.publish", Unavailable("away"))
-        office.trouble.plan("images.discard", Unavailable("away"), times=times)
+        office.trouble.plan("images.discard", Unavailable("away"))
         assert isinstance(fails(office), Unavailable)
         office.trouble.end()
-    assert office.image_ids == {image_id_for(KEY)}
-    assert len(stored(office, KEY).leftovers) == 2
+        assert office.image_ids == {image_id_for(KEY)}
+        assert stored(office, KEY).leftovers == (image_id_for(KEY),)
+    assert stored(office, KEY).attempt == 2
     assert office.bus.published == []
 
     promised = office.submit(request_id=KEY)
@@ -680,6 +869,34 @@ def test_leftovers_of_all_attempts_are_remembered_and_go_with_the_next(office: O
     assert stored(office, KEY).leftovers == ()
     give_up(office)
     assert office.image_ids == {promised.promised_image_id}
+
+
+@pytest.mark.parametrize("call", ["images.reserve", "images.reserve done"])
+def test_an_image_service_that_stays_away_lets_no_leftovers_pile_up(
+    office: Office, call: str
+) -> None:
+    for each in (call, "images.discard"):
+        office.trouble.plan(each, Unavailable("away"), times=1000)
+    for _ in range(30):
+        assert str(fails(office)) == "away"
+        assert stored(office, KEY).leftovers == (image_id_for(KEY),), "may be there"
+    assert office.trouble.calls.count("images.reserve") == 1
+    assert office.trouble.calls.count("images.discard") == 30
+    office.trouble.end()
+
+    promised = office.submit(request_id=KEY)
+    assert office.image_ids == {promised.promised_image_id}
+    assert stored(office, KEY).leftovers == ()
+
+
+def test_an_image_service_that_only_reserves_nothing_lets_no_leftovers_pile_up(
+    office: Office,
+) -> None:
+    office.trouble.plan("images.reserve", Unavailable("away"), times=1000)
+    for _ in range(30):
+        assert str(fails(office)) == "away"
+        assert stored(office, KEY).leftovers == ()
+    assert office.bus.published == []
 
 
 @pytest.mark.parametrize("number", range(1, 14))
@@ -859,7 +1076,7 @@ def test_who_lost_its_lease_publishes_and_withdraws_nothing(office: Office, wait
 
     def overtake(call: str) -> None:
         if call == waits and not others:
-            others.append(Reservation("", "", "", None, "", office.clock.now()))
+            others.append(Reservation(*[""] * 4, None, "", office.clock.now()))
             office.clock.advance(LEASE.total_seconds() + 1)
             others[0] = office.submit(request_id=KEY)
 
@@ -878,7 +1095,7 @@ def test_who_lost_its_lease_while_publishing_keeps_the_promise_of_both(office: O
 
     def overtake(call: str) -> None:
         if call == "bus.publish" and not others:
-            others.append(Reservation("", "", "", None, "", office.clock.now()))
+            others.append(Reservation(*[""] * 4, None, "", office.clock.now()))
             office.clock.advance(LEASE.total_seconds() + 1)
             others[0] = office.submit(request_id=KEY)
 
@@ -890,10 +1107,73 @@ def test_who_lost_its_lease_while_publishing_keeps_the_promise_of_both(office: O
     assert office.image_ids == {image_id_for(KEY)}
 
 
+@pytest.mark.parametrize("where", ["images.reserve", "images.reserve done", "bus.publish"])
+def test_who_fails_after_another_has_published_the_same_takes_nothing_back(
+    office: Office, where: str
+) -> None:
+    """The first publishes past its lease; the second has taken over, and fails once that is out."""
+    slow, taken_over, kept = threading.Event(), threading.Event(), threading.Event()
+    seen: list[str] = []
+
+    def hold(call: str) -> None:
+        seen.append(call)
+        if call == where and slow.is_set():
+            taken_over.set()
+            assert kept.wait(30)
+            raise Unavailable("away")
+        if call == "bus.publish" and not slow.is_set():
+            office.clock.advance(LEASE.total_seconds() + 1)
+            slow.set()
+            assert taken_over.wait(30)
+
+    watched(office, hold)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(office.submit, request_id=KEY)
+        assert slow.wait(30)
+        second = pool.submit(office.submit, request_id=KEY)
+        promised = first.result()
+        assert stored(office, KEY).state is ReservationState.KEPT
+        assert stored(office, KEY).holder != promised.holder
+        kept.set()
+        assert str(second.exception()) == "away"
+    assert "images.discard" not in seen
+    assert office.image_ids == {promised.promised_image_id}
+    assert office.submit(request_id=KEY).answer == promised.answer
+    assert shown(office, KEY).payload["status"] == "queued"
+    office.deliver()
+    assert [event.id for event in office.courier.hosts[HOST]] == [KEY]
+    give_up(office)
+    assert office.image_ids == {promised.promised_image_id}
+
+
+def test_who_fails_before_another_has_published_the_same_takes_it_back_for_both(
+    office: Office,
+) -> None:
+    seen: list[str] = []
+
+    def overtake(call: str) -> None:
+        seen.append(call)
+        if call == "bus.publish" and seen.count(call) == 1:
+            office.clock.advance(LEASE.total_seconds() + 1)
+            with pytest.raises(Unavailable, match="away"):
+                office.submit(request_id=KEY)
+        elif call == "bus.publish" and seen.count(call) == 2:
+            raise Unavailable("away")
+
+    watched(office, overtake)
+    with pytest.raises(Unavailable, match="taken back"):
+        office.submit(request_id=KEY)
+    assert office.image_ids == set()
+    promised = office.submit(request_id=KEY)
+    assert promised.request_id != KEY
+    give_up(office)
+    assert office.image_ids == {promised.promised_image_id}
+
+
 def test_what_was_taken_back_while_it_was_published_is_not_promised(office: Office) -> None:
     def take_back(call: str) -> None:
         if call == "bus.publish":
-            assert office.reservations.replace(stored(office, KEY).withdrawn())
+            assert office.reservations.replace(stored(office, KEY).withdrawn(made=True))
 
     watched(office, take_back)
     with pytest.raises(Unavailable, match="taken back"):
@@ -950,6 +1230,44 @@ def test_anothers_image_that_waits_for_data_is_left_alone(office: Office) -> Non
         office.submit(request_id=KEY, who=ALICE)
     give_up(office)
     assert office.image_ids == {image_id_for(KEY)}
+
+
+@pytest.mark.parametrize("named", [{"request_id": KEY}, {"key": "k"}])
+def test_an_image_id_that_is_spent_leaves_nothing_and_is_not_tried_again(
+    office: Office, named: dict[str, Any]
+) -> None:
+    office.trouble.plan("images.reserve", ImageIdSpent("used before"))
+    with pytest.raises(Unavailable, match="used before; send the request again"):
+        office.submit(**named)
+    (first,) = (call for call in office.trouble.calls if call.startswith("images."))
+    assert first == "images.reserve"
+    promised = office.submit(**named)
+    assert promised.attempt == 2
+    assert office.image_ids == {promised.promised_image_id}
+    assert office.bus.published[0].id == promised.request_id != promised.first_id
+
+
+@pytest.mark.parametrize("error", [ImageIdSpent, None])
+@pytest.mark.parametrize("status", list(ImageStatus))
+def test_what_another_project_has_under_the_id_is_never_deleted(
+    office: Office, status: ImageStatus, error: type[Exception] | None
+) -> None:
+    """Glance tells of it, or not: to whom may not see it the id is only spent."""
+    theirs = image_id_for(KEY)
+    reserved(office, theirs, MALLORY.project_id)
+    office.images.images[theirs].status = status
+    if error is not None:
+        office.trouble.plan("images.reserve", error("used before"))
+    # What is left to routers they delete in everybody's name.
+    office.trouble.plan("images.discard", Unavailable("away"), times=10)
+    raised = fails(office)
+    assert isinstance(raised, RequestConflict if error is None else Unavailable)
+    known = stored(office, KEY)
+    assert (known.state, known.leftovers) == (ReservationState.WITHDRAWN, ())
+    give_up(office)
+    assert office.image_ids == {theirs}
+    assert "images.discard" not in office.trouble.calls
+    assert office.bus.published == []
 
 
 def test_an_id_that_was_used_on_the_bus_is_a_conflict(office: Office) -> None:
