@@ -171,8 +171,10 @@ class Commits:
 
     def _settle(self, known: Reservation) -> bool:
         """Keep what an attempt has published that did not live to say so; False if it has not."""
-        published = known.state is ReservationState.OPEN and self._is_told(known.request_id)
-        if published:
+        is_open = known.state is ReservationState.OPEN
+        # One that was withdrawn goes on if no image went with it: no confirm came, but it arrived.
+        published = (is_open or not known.reserves) and self._is_told(known.request_id)
+        if published and is_open:
             self.reservations.replace(replace(known, state=ReservationState.KEPT))
         return published
 
@@ -186,8 +188,8 @@ class Commits:
                 return stored
             if time.monotonic() >= give_up:
                 raise InProgress(
-                    f"/request_id: {wanted.key} is just being answered; send it again for the"
-                    " answer"
+                    f"/request_id: {stored.first_id} is just being answered; send it again for"
+                    " the answer"
                 )
             time.sleep(LOOK_SECONDS)
 
@@ -271,7 +273,7 @@ class Commits:
         """
         withdrawn = mine.withdrawn(made=made)
         try:
-            if self.reservations.replace(withdrawn) and withdrawn.leftovers:
+            if self.reservations.replace(withdrawn) and made:
                 self.reservations.replace(_cleared(caller, withdrawn))
         except (Unavailable, Refused) as error:
             LOG.warning("request %s: its image is left to the routers: %s", mine.key, error)

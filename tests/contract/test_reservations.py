@@ -17,6 +17,7 @@ from tests.support.databases import THREADS, by_threads
 from tintype.adapters.sql_database import Database
 from tintype.adapters.sql_reservations import CLAIMED, SqlReservations
 from tintype.core.errors import Unavailable
+from tintype.core.events import derived_id
 from tintype.core.reservation import Reservation, ReservationState
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
@@ -79,6 +80,7 @@ def test_what_is_opened_is_there(reservations: SqlReservations) -> None:
 
 def test_whatever_was_stored_comes_back(reservations: SqlReservations) -> None:
     whole = reservation(
+        first_id="r-2",
         image_id="i",
         attempt=3,
         state=WITHDRAWN,
@@ -87,7 +89,9 @@ def test_whatever_was_stored_comes_back(reservations: SqlReservations) -> None:
         lease=datetime.fromisoformat("2026-01-02T12:05:05.678901+09:00"),
     )
     stored(reservations, whole)
-    assert reservations.get("key") == replace(whole, lease=OVER)
+    found = reservations.get("key")
+    assert found == replace(whole, lease=OVER)
+    assert found.request_id == derived_id("r-2", "attempt", "3")
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -135,24 +139,47 @@ def test_what_was_kept_is_never_taken_over(reservations: SqlReservations) -> Non
 def test_an_attempt_whose_lease_is_over_is_gone_on_with(reservations: SqlReservations) -> None:
     stored(reservations, reservation(attempt=2, leftovers=("i-1",), reserves=True))
     second = reservation(
-        holder="second", container_uuid="u-2", image_id="i-2", lease=OVER + LEASE, attempt=7
+        first_id="r-2",
+        holder="second",
+        container_uuid="u-2",
+        image_id="i-2",
+        lease=OVER + LEASE,
+        attempt=7,
     )
-    taken = replace(second, attempt=2, leftovers=("i-1",))
+    taken = replace(second, first_id="r-1", attempt=2, leftovers=("i-1",))
     assert reservations.open(second, OVER) == taken
     assert reservations.get("key") == taken
+    assert taken.request_id == reservation(attempt=2).request_id
 
 
 @pytest.mark.parametrize("lease", [NOW, OVER + LEASE])
-def test_one_that_was_withdrawn_is_tried_anew(
-    reservations: SqlReservations, lease: datetime
+@pytest.mark.parametrize("wanted", [False, True])
+@pytest.mark.parametrize("known", [False, True])
+def test_one_that_was_withdrawn_is_tried_anew_under_new_ids_if_it_reserved_an_image(
+    reservations: SqlReservations, lease: datetime, *, known: bool, wanted: bool
 ) -> None:
-    first = reservation(state=WITHDRAWN, attempt=2, leftovers=("i-1", "i-2"), lease=lease)
+    first = reservation(
+        state=WITHDRAWN, attempt=2, leftovers=("i-1", "i-2"), lease=lease, reserves=known
+    )
     stored(reservations, first)
-    second = reservation(holder="second", container_uuid="u-2", image_id="i-3", reserves=True)
-    taken = replace(second, attempt=3, leftovers=("i-1", "i-2"))
+    second = reservation(
+        first_id="r-2", holder="second", container_uuid="u-2", image_id="i-3", reserves=wanted
+    )
+    attempt = 3 if known else 2
+    taken = replace(second, first_id="r-1", attempt=attempt, leftovers=("i-1", "i-2"))
     assert reservations.open(second, NOW) == taken
     assert reservations.get("key") == taken
-    assert taken.request_id != first.request_id
+    assert (taken.request_id != first.request_id) is known
+
+
+def test_the_first_attempt_gives_the_id_however_often_it_is_tried(
+    reservations: SqlReservations,
+) -> None:
+    for number in range(1, 5):
+        wanted = reservation(first_id=f"r-{number}", holder=f"h-{number}", reserves=True)
+        mine = reservations.open(wanted, NOW)
+        assert (mine.first_id, mine.attempt) == ("r-1", number)
+        assert reservations.replace(replace(mine, state=WITHDRAWN))
 
 
 def test_one_of_many_that_open_the_same_has_it(reservations: SqlReservations) -> None:
@@ -164,18 +191,24 @@ def test_one_of_many_that_open_the_same_has_it(reservations: SqlReservations) ->
         assert [one.holder for one in found] == [holder] * THREADS
 
 
-@pytest.mark.parametrize("state", [OPEN, WITHDRAWN])
+@pytest.mark.parametrize(
+    ("state", "reserves", "attempt"),
+    [(OPEN, False, 1), (OPEN, True, 1), (WITHDRAWN, False, 1), (WITHDRAWN, True, 2)],
+)
 def test_one_of_many_that_take_over_the_same_has_it(
-    reservations: SqlReservations, state: ReservationState
+    reservations: SqlReservations, state: ReservationState, attempt: int, *, reserves: bool
 ) -> None:
     for number in range(5):
         key = f"key-{number}"
-        stored(reservations, reservation(key, state=state))
+        stored(reservations, reservation(key, state=state, reserves=reserves))
         later = OVER + LEASE
-        wanted = [reservation(key, holder=f"h-{one}", lease=later) for one in range(THREADS)]
+        wanted = [
+            reservation(key, first_id=f"r-{one}", holder=f"h-{one}", lease=later)
+            for one in range(THREADS)
+        ]
         found = by_threads(lambda one, wanted=wanted: reservations.open(wanted[one], OVER))
         assert len({one.holder for one in found}) == 1
-        assert {one.attempt for one in found} == {1 if state is OPEN else 2}
+        assert {(one.attempt, one.first_id) for one in found} == {(attempt, "r-1")}
 
 
 def test_one_of_two_bodies_under_a_key_wins_and_the_other_sees_it(
@@ -221,7 +254,7 @@ def test_one_of_several_processes_that_open_the_same_has_it(new_url: str) -> Non
 # Replacing
 
 
-@pytest.mark.parametrize("state", list(ReservationState))
+@pytest.mark.parametrize("state", [OPEN, WITHDRAWN])
 def test_its_holder_replaces_one_that_is_open(
     reservations: SqlReservations, state: ReservationState
 ) -> None:
@@ -231,9 +264,39 @@ def test_its_holder_replaces_one_that_is_open(
     assert reservations.get("key") == changed
 
 
-def test_others_replace_nothing_that_is_open(reservations: SqlReservations) -> None:
+@pytest.mark.parametrize("holder", ["holder", "second"])
+def test_whoever_has_published_an_attempt_keeps_it_as_it_was_stored(
+    reservations: SqlReservations, holder: str
+) -> None:
+    known = reservation(attempt=2, leftovers=("i",), reserves=True)
+    stored(reservations, known)
+    published = reservation(
+        attempt=2, holder=holder, state=KEPT, container_uuid="u-2", lease=OVER + LEASE
+    )
+    assert reservations.replace(published)
+    assert reservations.get("key") == replace(known, state=KEPT, leftovers=())
+    assert not reservations.replace(published), "once is enough"
+    assert not reservations.replace(replace(known, state=WITHDRAWN, leftovers=("i",)))
+    assert reservations.claim(OVER, OVER, OVER + LEASE) == []
+
+
+@pytest.mark.parametrize("attempt", [1, 3])
+@pytest.mark.parametrize("holder", ["holder", "second"])
+def test_who_has_published_another_attempt_keeps_nothing(
+    reservations: SqlReservations, holder: str, attempt: int
+) -> None:
+    known = reservation(attempt=2, leftovers=("i",), reserves=True, holder="third")
+    stored(reservations, known)
+    assert not reservations.replace(reservation(holder=holder, attempt=attempt, state=KEPT))
+    assert reservations.get("key") == known
+
+
+@pytest.mark.parametrize("state", [OPEN, WITHDRAWN])
+def test_others_replace_nothing_that_is_open(
+    reservations: SqlReservations, state: ReservationState
+) -> None:
     stored(reservations, reservation())
-    assert not reservations.replace(reservation(holder="second", state=KEPT))
+    assert not reservations.replace(reservation(holder="second", state=state, leftovers=("i",)))
     assert reservations.get("key") == reservation()
 
 
@@ -243,6 +306,40 @@ def test_who_was_taken_over_from_replaces_nothing(reservations: SqlReservations)
     assert not reservations.replace(reservation(state=WITHDRAWN, leftovers=("i",)))
     assert reservations.get("key") == taken
     assert reservations.replace(replace(taken, state=KEPT))
+
+
+def test_who_was_taken_over_from_keeps_what_it_has_published(
+    reservations: SqlReservations,
+) -> None:
+    stored(reservations, reservation(reserves=True))
+    taken = reservations.open(reservation(holder="second", lease=OVER + LEASE, reserves=True), OVER)
+    assert reservations.replace(reservation(state=KEPT, reserves=True))
+    assert not reservations.replace(replace(taken, state=WITHDRAWN, leftovers=("i",)))
+    assert reservations.get("key") == replace(taken, state=KEPT)
+
+
+def test_an_attempt_that_was_withdrawn_is_not_kept_with_the_next(
+    reservations: SqlReservations,
+) -> None:
+    """Its image is gone: that it was published all the same helps nobody."""
+    first = reservation(reserves=True)
+    stored(reservations, first)
+    assert reservations.replace(replace(first, state=WITHDRAWN))
+    second = reservations.open(reservation(holder="second", reserves=True), NOW)
+    assert not reservations.replace(replace(first, state=KEPT))
+    assert reservations.get("key") == second
+
+
+def test_one_without_an_image_is_kept_by_whoever_has_published_it_before_it_was_withdrawn(
+    reservations: SqlReservations,
+) -> None:
+    """It is the same request: what it was published under is what is gone on with."""
+    first = reservation()
+    stored(reservations, first)
+    assert reservations.replace(replace(first, state=WITHDRAWN))
+    second = reservations.open(reservation(holder="second"), NOW)
+    assert reservations.replace(replace(first, state=KEPT))
+    assert reservations.get("key") == replace(second, state=KEPT)
 
 
 @pytest.mark.parametrize("state", list(ReservationState))
@@ -277,7 +374,7 @@ def test_one_that_was_withdrawn_stays_so_whatever_its_holder_thinks(
 def test_leftovers_of_a_later_attempt_are_not_cleared_with_those_of_an_earlier(
     reservations: SqlReservations,
 ) -> None:
-    earlier = reservation(state=WITHDRAWN, leftovers=("i-1",))
+    earlier = reservation(state=WITHDRAWN, leftovers=("i-1",), reserves=True)
     stored(reservations, earlier)
     second = reservations.open(reservation(holder="second"), NOW)
     assert not reservations.replace(replace(earlier, leftovers=())), "it is open again"
@@ -304,10 +401,14 @@ def test_one_of_many_that_settle_the_same_wins(reservations: SqlReservations) ->
         ]
         won = by_threads(lambda one, changed=changed: reservations.replace(changed[one]))
         after = reservations.get(key)
-        assert after in changed
+        assert after is not None
         winners = {states[one] for one in range(THREADS) if won[one]}
         assert winners == {after.state}
-        assert won.count(True) == 1 if after.state is KEPT else won[changed.index(after)]
+        if after.state is KEPT:
+            assert after == reservation(key, state=KEPT)
+            assert won.count(True) == 1
+        else:
+            assert won[changed.index(after)]
 
 
 # Claiming

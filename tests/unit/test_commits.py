@@ -752,6 +752,8 @@ def test_what_a_host_has_told_of_though_no_confirm_came_is_the_first_answer(
     office.images.discard(OTHER)
     assert office.submit(request_id=KEY, **about).answer == first.answer
     assert len(office.bus.published) == 1
+    give_up(office)
+    assert office.submit(request_id=KEY, **about).answer == first.answer
     with pytest.raises(RequestConflict):
         office.submit(request_id=KEY, tag="v2", **about)
 
