@@ -758,6 +758,18 @@ def test_what_a_host_has_told_of_though_no_confirm_came_is_the_first_answer(
         office.submit(request_id=KEY, tag="v2", **about)
 
 
+def test_what_a_host_has_told_of_though_its_image_was_withdrawn_is_tried_anew(
+    office: Office,
+) -> None:
+    office.trouble.plan("bus.publish done", Unavailable("no confirm came"))
+    assert isinstance(fails(office), Unavailable)
+    office.host_says(SNAPSHOT_ERROR, stored(office, KEY))
+    promised = office.submit(request_id=KEY)
+    assert promised.request_id != KEY
+    assert office.image_ids == {promised.promised_image_id}
+    assert len(office.bus.published) == 2
+
+
 OWN_IMAGE_CALLS = calls_of_a_clean_run(image_id=OTHER)
 
 
