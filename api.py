@@ -37,6 +37,18 @@ LOG = logging.getLogger(__name__)
 
 HEALTHCHECK = "/healthcheck"
 
+CORS_DEFAULTS = {
+    "allow_methods": ["GET", "POST", "DELETE"],
+    "allow_headers": ["X-Auth-Token", "Idempotency-Key", "OpenStack-API-Version"],
+    "expose_headers": [
+        "Location",
+        "OpenStack-API-Version",
+        "Retry-After",
+        "X-Openstack-Request-Id",
+    ],
+}
+"""What pages of an allowed origin may send and see, unless `[cors]` says otherwise."""
+
 OPEN_SECONDS = 5.0
 """How long a request waits for another one that just opens the database."""
 
@@ -65,6 +77,7 @@ def make_application(settings: Settings, conf: cfg.ConfigOpts) -> Wsgi:
         return None if glance is None else glance.acting_with(token)
 
     identify = TokenIdentity(Policy(conf), images_of)
+    cors.set_defaults(**CORS_DEFAULTS)
     app = TokenCheck(make_app(settings, conf, identify, commits, checks), conf)
     ready = Opened(app, database.upgrade)
     return http_proxy_to_wsgi.HTTPProxyToWSGI(

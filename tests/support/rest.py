@@ -342,11 +342,7 @@ def configure(site: Site) -> None:
     metrics = site.folder / "metrics"
     metrics.mkdir()
     site.api.environment[MULTIPROCESS] = str(metrics)
-    site.api.options["cors"] = {
-        "allowed_origin": ORIGIN,
-        "allow_headers": "X-Auth-Token,Idempotency-Key",
-        "expose_headers": "Location,X-Openstack-Request-Id",
-    }
+    site.api.options["cors"] = {"allowed_origin": ORIGIN}
     site.api.options["oslo_middleware"] = {"enable_proxy_headers_parsing": "true"}
 
 
