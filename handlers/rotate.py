@@ -82,7 +82,8 @@ def _outdated_in(
         return []
     # Without a project the store looks at everybody's.
     others = [image for image in images if image.id != own.id and image.owner == own.owner]
-    kept = others[: snapshot.request.get("rotation", len(others) + 1) - 1]
+    # JSON's integers may come as 3.0.
+    kept = others[: int(snapshot.request.get("rotation", len(others) + 1)) - 1]
     return [*others[len(kept) :], *_too_old(kept, snapshot, services)]
 
 

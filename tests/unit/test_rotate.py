@@ -148,7 +148,7 @@ def test_without_rotation_nothing_is_looked_for(host: Host) -> None:
 
 def test_one_is_none_but_the_new_one(host: Host) -> None:
     old = [host.old(1), host.old(2)]
-    assert host.ended(rotation=1) == old
+    assert host.ended(rotation=1.0) == old, "an integer, to JSON"
     assert len(host.images()) == 1
 
 
