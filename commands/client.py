@@ -15,15 +15,13 @@ from keystoneauth1.session import Session
 from tintype import __version__
 from tintype.commands.words import one_line
 from tintype.core.errors import TintypeError
+from tintype.core.index import PAGE_MOST
 
 SERVICE_TYPES = ("container-snapshot", "container")
 """Our names in Keystone's catalogue, the better one first; the other is Zun's, for its clients."""
 
 ANSWER_SECONDS = 60
 """How long to wait for an answer."""
-
-MOST_PER_PAGE = 1000
-"""Records that the service gives at once."""
 
 PATIENCE: Mapping[str, Any] = {
     "connect_retries": 6,
@@ -103,7 +101,7 @@ class Client:
     ) -> Iterator[dict[str, Any]]:
         left = limit
         while left is None or left > 0:
-            size = {} if left is None else {"limit": min(left, MOST_PER_PAGE)}
+            size = {} if left is None else {"limit": min(left, PAGE_MOST)}
             page = self._call("GET", f"/v1/{name}", params={**query, **size})
             found = page.get(name)
             if not isinstance(found, list):

@@ -18,8 +18,9 @@ from tintype.commands.client import Client, CommandError
 from tintype.commands.credentials import client_of
 from tintype.commands.lists import count
 from tintype.commands.live import GOING
-from tintype.commands.words import columns, outcome, size_text
+from tintype.commands.words import ENDED, columns, outcome, size_text
 from tintype.core.events import COMMIT_REQUEST
+from tintype.core.reservation import KEY_LENGTH, is_idempotency_key
 
 POLL_SECONDS = 0.5
 
@@ -127,8 +128,11 @@ class Commit(ShowOne):
         """Ask for the snapshot and, if told so, wait for it."""
         body, key = _body(arguments), arguments.idempotency_key
         require_valid(COMMIT_REQUEST, {"container": arguments.container, **body})
-        if key is not None and not _is_key(key):
-            raise CommandError("--idempotency-key: expected 1 to 255 printable ASCII characters")
+        if key is not None and not is_idempotency_key(key):
+            most = KEY_LENGTH
+            raise CommandError(
+                f"--idempotency-key: expected 1 to {most} printable ASCII characters"
+            )
         client = client_of(self)
         answer = client.commit(arguments.container, body, key)
         if arguments.wait:
@@ -160,7 +164,7 @@ def wait(client: Client, snapshot_id: str, console: Console) -> dict[str, Any]:
         told = ""
         while True:
             now = client.snapshot(snapshot_id, patient=True)
-            if now["status"] in ("active", "error"):
+            if now["status"] in ENDED:
                 return now
             words, waits = outcome(now), now["status"] == "waiting"
             bar.update(
@@ -220,8 +224,3 @@ def _pairs(option: str, values: Iterable[str]) -> dict[str, str]:
             raise CommandError(f"{option}: expected KEY=VALUE, got {value!r}")
         pairs[key] = text
     return pairs
-
-
-def _is_key(text: str) -> bool:
-    """Whether it comes out of an HTTP header as it goes in."""
-    return 0 < len(text) <= 255 and text.isascii() and text.isprintable() and text == text.strip()

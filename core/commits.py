@@ -249,7 +249,7 @@ class Commits:
             "image_id": mine.promised_image_id,
         }
         try:
-            if self._is_kept(mine):
+            if self._record_kept(mine):
                 self.index.note([SnapshotRecord.promised(seen)])
                 return
         except Unavailable as error:
@@ -258,13 +258,13 @@ class Commits:
         # So its image is gone, and the request on the bus is cancelled by that.
         raise Unavailable("it took too long, and was taken back; send the request again")
 
-    def _is_kept(self, mine: Reservation) -> bool:
+    def _record_kept(self, mine: Reservation) -> bool:
         """Record that an attempt is published; False if somebody has taken it back meanwhile."""
         if self.reservations.replace(replace(mine, state=ReservationState.KEPT)):
             return True
         stored = self.reservations.get(mine.key)
-        kept = stored is not None and stored.state is ReservationState.KEPT
-        return kept and stored is not None and stored.attempt == mine.attempt
+        kept = (ReservationState.KEPT, mine.attempt)
+        return stored is not None and (stored.state, stored.attempt) == kept
 
     def _withdraw(self, caller: Caller, mine: Reservation, *, made: bool) -> None:
         """Take an attempt back, if it is still this one's, and delete its image.

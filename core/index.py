@@ -230,6 +230,10 @@ class SnapshotRecord:
         return max(self, other, key=lambda record: (record.rank, canonical(record.payload)))
 
 
+PAGE_MOST = 1000
+"""Records that one page may have."""
+
+
 @dataclass(frozen=True, slots=True)
 class Query:
     """Which records are wanted, in which order, and from where on."""

@@ -20,6 +20,16 @@ LEASE = timedelta(seconds=15)
 """How long an attempt has a request to itself; the same request sent again goes on with it then."""
 
 
+KEY_LENGTH = 255
+"""Characters of an Idempotency-Key."""
+
+
+def is_idempotency_key(text: str) -> bool:
+    """Tell whether a text can be an Idempotency-Key: printable ASCII, no blank at either end."""
+    plain = text.isascii() and text.isprintable() and text == text.strip()
+    return plain and 0 < len(text) <= KEY_LENGTH
+
+
 class ReservationState(StrEnum):
     """How far a request over REST has come."""
 

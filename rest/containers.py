@@ -10,6 +10,7 @@ import falcon
 from tintype.core.commits import Commits, find_container
 from tintype.core.errors import Invalid
 from tintype.core.index import CONTAINER_FIELDS, ContainerRecord, Index
+from tintype.core.reservation import KEY_LENGTH, is_idempotency_key
 from tintype.rest.identity import Identify
 from tintype.rest.lists import Listing
 from tintype.rest.reading import json_object, parameters
@@ -20,9 +21,6 @@ LISTING = Listing(
     sorts=("uuid", *CONTAINER_FIELDS),
     newest_first=False,
 )
-
-KEY_LENGTH = 255
-"""Characters of an Idempotency-Key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +111,6 @@ def _payload(request: falcon.Request, ident: str, most_bytes: int) -> dict[str, 
 def _idempotency_key(request: falcon.Request) -> str | None:
     """Return the header of IETF's draft-ietf-httpapi-idempotency-key-header, as it stands."""
     key = request.get_header("Idempotency-Key")
-    if key is not None and not (0 < len(key) <= KEY_LENGTH and key.isascii() and key.isprintable()):
+    if key is not None and not is_idempotency_key(key):
         raise Invalid(f"Idempotency-Key: expected 1 to {KEY_LENGTH} printable ASCII characters")
     return key

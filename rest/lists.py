@@ -11,10 +11,10 @@ import falcon
 
 from tintype.core.commits import Caller
 from tintype.core.errors import Forbidden, Invalid
-from tintype.core.index import Query
+from tintype.core.index import PAGE_MOST, Query
 from tintype.rest.reading import flag, one_of, parameters
 
-LIMIT_DEFAULT, LIMIT_MOST = 100, 1000
+LIMIT_DEFAULT, LIMIT_MOST = 100, PAGE_MOST
 """Records on a page."""
 
 COMMON = ("sort_key", "sort_dir", "limit", "marker", "all_projects")

@@ -7,8 +7,8 @@ from typing import Any
 
 from tintype import __version__
 from tintype.core.events import COMMIT_REQUEST
+from tintype.core.reservation import KEY_LENGTH
 from tintype.rest import containers, snapshots
-from tintype.rest.containers import KEY_LENGTH
 from tintype.rest.lists import LIMIT_DEFAULT, LIMIT_MOST, Listing
 from tintype.schemas import SCHEMAS
 

@@ -40,11 +40,11 @@ from tintype.core.events import (
 )
 from tintype.core.index import SnapshotRecord
 from tintype.core.ports import ImageSpec
+from tintype.core.reservation import KEY_LENGTH
 from tintype.core.snapshot import image_id_for, snapshot_id_for
 from tintype.embedded import OneHost, Printer, RouterPublisher, heard
 from tintype.rest.answers import REQUEST_ID
 from tintype.rest.app import create_app
-from tintype.rest.containers import KEY_LENGTH
 from tintype.rest.health import KEPT_SECONDS, Health
 from tintype.rest.identity import LoopbackIdentity, TokenIdentity
 from tintype.rest.lists import LIMIT_MOST
