@@ -16,12 +16,14 @@ from tintype.adapters.rules_file import read_rules
 from tintype.adapters.sqlite_journal import SqliteJournal
 from tintype.adapters.sqlite_watch_log import SqliteWatchLog
 from tintype.config import ConfigError, Settings
+from tintype.core.engine import Engine
 from tintype.core.errors import TintypeError, Unavailable
 from tintype.core.events import Event, Requester
+from tintype.core.images import ImageStore
 from tintype.core.intake import Calls, Intake
 from tintype.core.lifecycle import Teller
 from tintype.core.ownership import Ownership, or_default
-from tintype.core.ports import Cancellation, Engine, ImageStore, Publisher, Services
+from tintype.core.ports import Cancellation, Publisher, Services
 from tintype.core.relay import Relay
 from tintype.core.rules import Rule
 from tintype.core.runner import Backoff, Runner

@@ -23,7 +23,8 @@ from tintype.adapters.sql_reservations import SqlReservations
 from tintype.config import ConfigError, Settings
 from tintype.core.commits import Commits
 from tintype.core.errors import Unavailable
-from tintype.core.ports import ImageStore, Publisher
+from tintype.core.images import ImageStore
+from tintype.core.ports import Publisher
 from tintype.rest.answers import INDEX_AWAY, unavailable
 from tintype.rest.app import create_app
 from tintype.rest.health import Checks, make_healthcheck

@@ -8,7 +8,7 @@ from tintype.adapters.directory import DirectoryStore
 from tintype.adapters.glance import GlanceStore
 from tintype.adapters.openstack_access import GlanceSettings, Patience
 from tintype.config import ConfigError, Settings
-from tintype.core.ports import ImageStore
+from tintype.core.images import ImageStore
 
 SHARED_STORES = frozenset({"glance"})
 """Stores that are the same seen from every host."""

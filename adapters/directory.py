@@ -34,7 +34,7 @@ from typing import IO
 from tintype.core.archive import ArchiveSummary
 from tintype.core.errors import CorruptUpload, ImageIdSpent, Invalid, NotFound, Unavailable
 from tintype.core.events import is_uuid
-from tintype.core.ports import ImageSpec, ImageStatus, StoredImage
+from tintype.core.images import ImageSpec, ImageStatus, StoredImage
 
 LOG = logging.getLogger(__name__)
 

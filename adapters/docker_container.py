@@ -1,4 +1,4 @@
-"""What the Docker Engine says of a container, as a `core.ports.Container`."""
+"""What the Docker Engine says of a container, as a `core.engine.Container`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from tintype.core.ports import Container, ContainerState, container_uuid
+from tintype.core.engine import Container, ContainerState, container_uuid
 
 OWN_ATTRIBUTES = frozenset({"name", "image", "exitCode", "execDuration", "oldName"})
 """What the engine itself adds to the labels in the events that we take.

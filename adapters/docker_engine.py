@@ -19,15 +19,9 @@ from tintype.adapters.docker_container import container_of, listed_container, li
 from tintype.adapters.docker_errors import translated
 from tintype.adapters.docker_events import event_stream
 from tintype.adapters.docker_freezer import THAW_DELAYS, Freeze, Freezer
+from tintype.core.engine import ZUN_PREFIX, CaptureOptions, Container, ContainerState, EngineEvent
 from tintype.core.errors import NotFound, Refused, Unavailable, WrongState
 from tintype.core.events import is_uuid
-from tintype.core.ports import (
-    ZUN_PREFIX,
-    CaptureOptions,
-    Container,
-    ContainerState,
-    EngineEvent,
-)
 
 REPOSITORY = "tintype-capture"
 """First part of every temporary tag: `tintype-capture/<instance>:<owner>.<random hex>`."""

@@ -1,4 +1,4 @@
-"""What the Docker Engine tells of its containers while it happens, as `core.ports.EngineEvent`."""
+"""What the Docker Engine tells of its containers while it happens, as `core.engine.EngineEvent`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import requests
 from tintype.adapters.docker_client import LazyClient, open_stream
 from tintype.adapters.docker_container import OWN_ATTRIBUTES
 from tintype.adapters.docker_errors import translated
+from tintype.core.engine import EngineAction, EngineEvent
 from tintype.core.errors import Unavailable
-from tintype.core.ports import EngineAction, EngineEvent
 
 EARLY = 1.0
 """Seconds by which a stream may end too soon: the engine's clock is not quite ours."""

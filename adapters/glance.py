@@ -39,7 +39,7 @@ from tintype.core.errors import (
     Unavailable,
 )
 from tintype.core.events import is_uuid
-from tintype.core.ports import ImageSpec, ImageStatus, StoredImage
+from tintype.core.images import ImageSpec, ImageStatus, StoredImage
 
 CHUNK_BYTES = 512 * 1024
 """Size of the pieces a download comes in."""

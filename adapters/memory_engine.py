@@ -17,9 +17,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from tintype.adapters.memory_events import KILLED, MemoryEvents, actions_between
-from tintype.core.errors import NotFound, Refused, WrongState
-from tintype.core.events import is_uuid
-from tintype.core.ports import (
+from tintype.core.engine import (
     CaptureOptions,
     Container,
     ContainerState,
@@ -27,6 +25,8 @@ from tintype.core.ports import (
     EngineEvent,
     container_uuid,
 )
+from tintype.core.errors import NotFound, Refused, WrongState
+from tintype.core.events import is_uuid
 
 CHUNK_SIZE = 64 * 1024
 """Bytes per chunk that `MemoryCapture.read` yields."""

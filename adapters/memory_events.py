@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 
 from tintype.adapters.docker_container import OWN_ATTRIBUTES
+from tintype.core.engine import Container, ContainerState, EngineAction, EngineEvent
 from tintype.core.errors import Unavailable
-from tintype.core.ports import Container, ContainerState, EngineAction, EngineEvent
 
 REMEMBERED = 256
 """Events that the log keeps, as many as the Docker Engine's."""

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from tintype.core.archive import ArchiveSummary
 from tintype.core.errors import CorruptUpload, ImageIdSpent, NotFound
-from tintype.core.ports import ImageSpec, ImageStatus, StoredImage
+from tintype.core.images import ImageSpec, ImageStatus, StoredImage
 
 CHUNK_BYTES = 512 * 1024
 """Size of the pieces a download comes in."""

@@ -9,11 +9,11 @@ from datetime import UTC, datetime, timedelta
 from functools import reduce
 
 from tintype.adapters import envelope
+from tintype.core.engine import Container, ContainerState, EngineAction, EngineEvent
 from tintype.core.events import Event
 from tintype.core.index import ContainerRecord, Sighting
 from tintype.core.lifecycle import Teller, nanoseconds, remembered
 from tintype.core.ownership import Ownership
-from tintype.core.ports import Container, ContainerState, EngineAction, EngineEvent
 
 LIFE = (
     EngineAction.CREATE,

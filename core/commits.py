@@ -26,15 +26,10 @@ from tintype.core.errors import (
     WrongState,
 )
 from tintype.core.events import COMMIT_CANCEL, COMMIT_REQUEST, Event, Requester, derived_id
+from tintype.core.images import ImageSpec, ImageStatus, ImageStore
 from tintype.core.index import ContainerRecord, Index, SnapshotRecord
 from tintype.core.intake import Validator, check, conflict, request_print
-from tintype.core.ports import (
-    Clock,
-    ImageSpec,
-    ImageStatus,
-    ImageStore,
-    Publisher,
-)
+from tintype.core.ports import Clock, Publisher
 from tintype.core.reservation import LEASE, Reservation, Reservations, ReservationState
 from tintype.core.resolution import check_state, pick
 from tintype.core.snapshot import IMAGE_SERVICE, Snapshot

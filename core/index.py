@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Protocol, Self
 
+from tintype.core.engine import ContainerState
 from tintype.core.events import (
     CONTAINER_CREATE,
     CONTAINER_DELETE,
@@ -32,7 +33,6 @@ from tintype.core.events import (
     unwrapped,
 )
 from tintype.core.moments import moment
-from tintype.core.ports import ContainerState
 
 Version = tuple[str, str, str]
 """When a fact was true (UTC, fixed width), who says so (event id), and what it says.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from tintype.core.engine import Container, ContainerState, EngineAction, EngineEvent, container_uuid
 from tintype.core.events import (
     CONTAINER_CREATE,
     CONTAINER_DELETE,
@@ -24,13 +25,6 @@ from tintype.core.events import (
 )
 from tintype.core.moments import utc_text
 from tintype.core.ownership import Ownership
-from tintype.core.ports import (
-    Container,
-    ContainerState,
-    EngineAction,
-    EngineEvent,
-    container_uuid,
-)
 
 TOLD_AS: Mapping[EngineAction, str] = {
     EngineAction.CREATE: CONTAINER_CREATE,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from tintype.core.engine import ContainerState
 from tintype.core.errors import Forbidden, NotFound, Refused, WrongState
 from tintype.core.events import Event
 from tintype.core.index import ContainerRecord
 from tintype.core.ownership import may_use
-from tintype.core.ports import ContainerState
 
 CANDIDATES_TOLD = 10
 """How many containers are listed that a name may stand for."""

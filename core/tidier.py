@@ -9,8 +9,9 @@ from datetime import timedelta
 from tintype.core.dispatch import Dispatches
 from tintype.core.dispatcher import Hearing
 from tintype.core.errors import NotFound, Refused, Unavailable
+from tintype.core.images import ImageStatus, ImageStore
 from tintype.core.index import Index
-from tintype.core.ports import Clock, ImageStatus, ImageStore
+from tintype.core.ports import Clock
 from tintype.core.reservation import LEASE, Reservation, Reservations, ReservationState
 
 LOG = logging.getLogger(__name__)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from tintype.core.engine import Container, Engine, EngineAction, EngineEvent
 from tintype.core.errors import NotFound, Refused, Unavailable
 from tintype.core.events import (
     CONTAINER_DELETE_START,
@@ -27,16 +28,7 @@ from tintype.core.events import (
     derived_id,
 )
 from tintype.core.lifecycle import Teller, nanoseconds, of_engine_event, remembered
-from tintype.core.ports import (
-    Container,
-    Engine,
-    EngineAction,
-    EngineEvent,
-    Handler,
-    Known,
-    Services,
-    WatchLog,
-)
+from tintype.core.ports import Handler, Known, Services, WatchLog
 from tintype.core.runner import Backoff
 
 LOG = logging.getLogger(__name__)

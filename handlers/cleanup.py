@@ -9,7 +9,8 @@ from datetime import datetime
 
 from tintype.core.errors import NotFound, Refused, TimedOut, TintypeError, Unavailable
 from tintype.core.events import SNAPSHOT_END, SNAPSHOT_ERROR, Event, derived_id
-from tintype.core.ports import ImageStatus, ImageStore, Services
+from tintype.core.images import ImageStatus, ImageStore
+from tintype.core.ports import Services
 from tintype.core.snapshot import ABORT, FINISH, ROTATE, SWEEP, Copy, Snapshot
 from tintype.handlers import rotate
 

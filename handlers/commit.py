@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
 
+from tintype.core.engine import CaptureOptions, ContainerState
 from tintype.core.errors import (
     Forbidden,
     Invalid,
@@ -19,7 +20,7 @@ from tintype.core.errors import (
 )
 from tintype.core.events import SNAPSHOT_PROGRESS, Event
 from tintype.core.ownership import may_use
-from tintype.core.ports import CaptureOptions, ContainerState, Services
+from tintype.core.ports import Services
 from tintype.core.resolution import check_state
 from tintype.core.snapshot import (
     ABORT,

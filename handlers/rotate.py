@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 
 from tintype.core.errors import TintypeError, Unavailable
+from tintype.core.images import ImageStore, StoredImage
 from tintype.core.moments import moment
-from tintype.core.ports import ImageStore, Services, StoredImage
+from tintype.core.ports import Services
 from tintype.core.snapshot import Copy, Snapshot
 
 LOG = logging.getLogger(__name__)

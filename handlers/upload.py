@@ -17,7 +17,8 @@ from tintype.core.errors import (
     WrongState,
 )
 from tintype.core.events import SNAPSHOT_PROGRESS, SNAPSHOT_START, Event
-from tintype.core.ports import ImageSpec, ImageStatus, ImageStore, Services, StoredImage
+from tintype.core.images import ImageSpec, ImageStatus, ImageStore, StoredImage
+from tintype.core.ports import Services
 from tintype.core.snapshot import CAPTURE, FINISH, RESERVE, UPLOAD, Copy, Snapshot
 from tintype.handlers.commit import check_in_time
 

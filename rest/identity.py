@@ -13,7 +13,7 @@ import falcon
 from tintype.core.commits import Caller
 from tintype.core.errors import Forbidden, Unauthorized
 from tintype.core.events import Requester
-from tintype.core.ports import ImageStore
+from tintype.core.images import ImageStore
 from tintype.rest.policy import Policy
 
 Identify = Callable[[falcon.Request], Caller]

@@ -22,8 +22,7 @@ from tintype.adapters.docker_engine import DockerEngine
 from tintype.adapters.memory_engine import MemoryEngine
 from tintype.adapters.memory_events import REMEMBERED
 from tintype.core.archive import ArchiveStream, ArchiveSummary
-from tintype.core.errors import NotFound, Refused, Unavailable, WrongState
-from tintype.core.ports import (
+from tintype.core.engine import (
     Capture,
     CaptureOptions,
     Container,
@@ -32,6 +31,7 @@ from tintype.core.ports import (
     EngineAction,
     EngineEvent,
 )
+from tintype.core.errors import NotFound, Refused, Unavailable, WrongState
 
 RUNNING, STOPPED = ContainerState.RUNNING, ContainerState.STOPPED
 PAUSED, OTHER = ContainerState.PAUSED, ContainerState.OTHER

@@ -29,7 +29,7 @@ from tintype.core.errors import (
     NotFound,
     Unavailable,
 )
-from tintype.core.ports import ImageSpec, ImageStatus, ImageStore
+from tintype.core.images import ImageSpec, ImageStatus, ImageStore
 
 if TYPE_CHECKING:
     from tests.support.openstack import Cloud

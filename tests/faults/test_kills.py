@@ -16,8 +16,8 @@ from tests.support.openstack import Cloud
 from tests.support.rabbit import until
 from tintype.adapters.docker_engine import DockerEngine
 from tintype.adapters.sqlite_journal import SqliteJournal
+from tintype.core.engine import CaptureOptions
 from tintype.core.events import OUTCOMES, SNAPSHOT_END, SNAPSHOT_START
-from tintype.core.ports import CaptureOptions
 
 WRITES = 30
 """Points at which a snapshot into one store can be killed: before and after each journal write.

@@ -18,8 +18,8 @@ from docker.models.containers import Container
 from tests import archives
 from tests.support.docker import Containers, state_of
 from tintype.adapters.docker_engine import DockerEngine
+from tintype.core.engine import CaptureOptions, ContainerState
 from tintype.core.errors import NotFound, Refused
-from tintype.core.ports import CaptureOptions, ContainerState
 
 PLAIN = CaptureOptions(pause=True)
 MOST_LAYERS = 125

@@ -14,8 +14,8 @@ import pytest
 from tests.support.docker import Connect, Containers, ensure_busybox
 from tests.support.dockerd import Dockerd
 from tintype.core.archive import ArchiveStream
+from tintype.core.engine import CaptureOptions, ContainerState
 from tintype.core.errors import Unavailable
-from tintype.core.ports import CaptureOptions, ContainerState
 
 PLAIN = CaptureOptions(pause=True)
 # What the fixture `connect` collects.

@@ -12,8 +12,8 @@ from tests.support.docker import Connect
 from tests.support.fake_docker import Request, fake_engine
 from tintype.adapters.docker_client import READ_SIZE
 from tintype.adapters.docker_engine import DockerEngine
+from tintype.core.engine import CaptureOptions, Container, ContainerState
 from tintype.core.errors import NotFound, Unavailable
-from tintype.core.ports import CaptureOptions, Container, ContainerState
 
 PLAIN = CaptureOptions(pause=True)
 TAG = r"tintype-capture/i:o\.\w+"

@@ -18,8 +18,8 @@ from docker import DockerClient
 from tests.support.docker import Connect, Containers
 from tests.support.fake_docker import FakeEngine, Request, fake_engine
 from tintype.adapters.docker_engine import DockerEngine
+from tintype.core.engine import ContainerState, EngineAction, EngineEvent
 from tintype.core.errors import Refused, Unavailable
-from tintype.core.ports import ContainerState, EngineAction, EngineEvent
 
 LONG = 60.0
 """Seconds to watch where the stream shall end before its time."""

@@ -38,7 +38,7 @@ from tintype.core.errors import (
     Unavailable,
 )
 from tintype.core.events import Requester
-from tintype.core.ports import ImageSpec, ImageStatus
+from tintype.core.images import ImageSpec, ImageStatus
 
 if TYPE_CHECKING:
     from tests.support.agent import AgentProcess

@@ -22,8 +22,8 @@ from tests.support.docker import Containers, fill, state_of
 from tests.support.openstack import Cloud
 from tests.support.rabbit import until
 from tintype.adapters.publisher import transport_url
+from tintype.core.engine import ContainerState
 from tintype.core.events import COMMIT_REQUEST, SNAPSHOT_END, SNAPSHOT_START
-from tintype.core.ports import ContainerState
 
 CONTENT = b"written before the snapshot"
 

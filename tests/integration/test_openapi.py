@@ -22,8 +22,8 @@ from tests.support.docker import Containers
 from tests.support.openstack import Cloud
 from tests.support.rest import Site, owned_by
 from tintype.adapters.publisher import RabbitPublisher
+from tintype.core.engine import ContainerState
 from tintype.core.events import CONTAINER_EXISTS, Event
-from tintype.core.ports import ContainerState
 from tintype.rest.openapi import document
 
 HOOKS = Path(__file__).parents[1] / "support" / "openapi_hooks.py"

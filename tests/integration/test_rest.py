@@ -32,7 +32,7 @@ from tests.support.openstack import Cloud, LimitedGlance, everybody
 from tests.support.rabbit import DEADLINE, until
 from tests.support.rest import ORIGIN, Site, UwsgiProcess, owned_by
 from tintype.adapters.sql_database import Database
-from tintype.core.ports import ContainerState
+from tintype.core.engine import ContainerState
 from tintype.core.reservation import ReservationState
 from tintype.rest.metrics import MULTIPROCESS
 

@@ -23,7 +23,7 @@ from docker import DockerClient
 from docker.models.containers import Container
 
 from tintype.adapters.docker_engine import DockerEngine
-from tintype.core.ports import ContainerState
+from tintype.core.engine import ContainerState
 
 IMAGES = Path(__file__).parents[2] / "tools" / "images.py"
 PATIENCE = 120

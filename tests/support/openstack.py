@@ -24,7 +24,7 @@ from openstack.connection import Connection
 from tintype.adapters.glance import GlanceStore
 from tintype.adapters.openstack_access import GlanceSettings, Patience, connect
 from tintype.core.errors import Unavailable
-from tintype.core.ports import ImageSpec
+from tintype.core.images import ImageSpec
 
 BRIEF = Patience(connect=5, read=30, upload=60, settle=1, poll=0.05)
 """Patience for a Glance on this very machine."""

@@ -20,6 +20,7 @@ from tintype.adapters.sql_reservations import SqlReservations
 from tintype.adapters.sqlite_journal import SqliteJournal
 from tintype.core.commits import Caller, Commits
 from tintype.core.dispatcher import Dispatcher, Patience
+from tintype.core.engine import Container, ContainerState
 from tintype.core.errors import Refused
 from tintype.core.events import (
     COMMIT_CANCEL,
@@ -36,16 +37,7 @@ from tintype.core.index import Sighting
 from tintype.core.intake import Calls, Intake
 from tintype.core.moments import utc_text
 from tintype.core.ownership import may_use
-from tintype.core.ports import (
-    Admission,
-    Cancellation,
-    Container,
-    ContainerState,
-    Handler,
-    OutboxRow,
-    Services,
-    Work,
-)
+from tintype.core.ports import Admission, Cancellation, Handler, OutboxRow, Services, Work
 from tintype.core.reservation import Reservation
 from tintype.core.router import Router
 from tintype.core.runner import Backoff, Runner

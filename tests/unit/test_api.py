@@ -38,8 +38,8 @@ from tintype.core.events import (
     Requester,
     is_uuid,
 )
+from tintype.core.images import ImageSpec
 from tintype.core.index import SnapshotRecord
-from tintype.core.ports import ImageSpec
 from tintype.core.reservation import KEY_LENGTH
 from tintype.core.snapshot import image_id_for, snapshot_id_for
 from tintype.embedded import OneHost, Printer, RouterPublisher, heard

@@ -43,8 +43,8 @@ from tintype.core.events import (
     derived_id,
     is_uuid,
 )
+from tintype.core.images import ImageSpec, ImageStatus
 from tintype.core.index import SnapshotRecord
-from tintype.core.ports import ImageSpec, ImageStatus
 from tintype.core.reservation import LEASE, Reservation, ReservationState
 from tintype.core.resolution import pick
 from tintype.core.snapshot import image_id_for, snapshot_id_for

@@ -16,7 +16,7 @@ import pytest
 
 from tintype.adapters.directory import DirectoryStore, Record
 from tintype.core.errors import Invalid, NotFound, Unavailable
-from tintype.core.ports import ImageSpec, ImageStatus
+from tintype.core.images import ImageSpec, ImageStatus
 
 KILLED_MIDWAY = """
 import os, signal, sys

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support.twins import ADMIN, ALICE, HOST, MALLORY, Bench, checked
+from tintype.core.engine import ContainerState
 from tintype.core.errors import (
     Cancelled,
     CorruptUpload,
@@ -39,8 +40,8 @@ from tintype.core.events import (
     Requester,
     derived_id,
 )
+from tintype.core.images import ImageSpec, ImageStatus
 from tintype.core.ownership import Ownership
-from tintype.core.ports import ContainerState, ImageSpec, ImageStatus
 from tintype.core.snapshot import (
     ABORT,
     CAPTURE,

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tintype.core.engine import ContainerState
 from tintype.core.events import (
     CONTAINER_CREATE,
     CONTAINER_DELETE,
@@ -25,7 +26,6 @@ from tintype.core.events import (
 )
 from tintype.core.index import TOLD_OF, ContainerRecord, Sighting, SnapshotRecord
 from tintype.core.moments import moment
-from tintype.core.ports import ContainerState
 
 NOW = datetime(2026, 5, 6, 7, 8, 9, tzinfo=UTC)
 AT = "2026-01-02T03:04:05.000000+00:00"

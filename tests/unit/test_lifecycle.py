@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tests.support.twins import HOST, checked
 from tintype.adapters import envelope
+from tintype.core.engine import Container, ContainerState, EngineAction, EngineEvent
 from tintype.core.events import (
     CONTAINER_CREATE,
     CONTAINER_DELETE,
@@ -36,7 +37,6 @@ from tintype.core.lifecycle import (
     remembered,
 )
 from tintype.core.ownership import Ownership
-from tintype.core.ports import Container, ContainerState, EngineAction, EngineEvent
 
 C1, C2 = "1" * 64, "2" * 64
 ZUN = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"

@@ -18,7 +18,8 @@ from tintype.adapters.memory_engine import MemoryEngine
 from tintype.adapters.memory_store import MemoryStore
 from tintype.core.errors import Forbidden, Unavailable
 from tintype.core.events import COMMIT_REQUEST, SNAPSHOT_END, Event, Requester, derived_id
-from tintype.core.ports import ImageSpec, Services
+from tintype.core.images import ImageSpec
+from tintype.core.ports import Services
 from tintype.core.snapshot import FINISH, ROTATE, Snapshot
 from tintype.handlers import BUILT_IN
 from tintype.schemas import validate

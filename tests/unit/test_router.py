@@ -20,6 +20,7 @@ from tintype.adapters.sql_dispatches import SqlDispatches
 from tintype.adapters.sql_index import SqlIndex
 from tintype.core.dispatch import DispatchState
 from tintype.core.dispatcher import LEASE, Dispatcher, Patience
+from tintype.core.engine import ContainerState
 from tintype.core.errors import Unavailable
 from tintype.core.events import (
     COMMIT_ACCEPTED,
@@ -38,8 +39,9 @@ from tintype.core.events import (
     Message,
     Requester,
 )
+from tintype.core.images import ImageSpec
 from tintype.core.index import SnapshotRecord
-from tintype.core.ports import ContainerState, ImageSpec, Services
+from tintype.core.ports import Services
 from tintype.core.router import Router
 from tintype.core.snapshot import Copy, Snapshot, image_id_for
 from tintype.handlers import cleanup

@@ -23,6 +23,7 @@ from tintype.adapters.sqlite_journal import SqliteJournal
 from tintype.agent import Agent
 from tintype.config import Settings
 from tintype.core import runner as core_runner
+from tintype.core.engine import ContainerState
 from tintype.core.errors import (
     Cancelled,
     CorruptArchive,
@@ -46,14 +47,7 @@ from tintype.core.events import (
     SNAPSHOT_START,
     Event,
 )
-from tintype.core.ports import (
-    Cancellation,
-    ContainerState,
-    Handler,
-    OutboxRow,
-    Services,
-    Work,
-)
+from tintype.core.ports import Cancellation, Handler, OutboxRow, Services, Work
 from tintype.core.relay import BATCH, Relay
 from tintype.core.runner import Backoff, Progress, Runner
 from tintype.core.snapshot import ABORT, CAPTURE, FINISH, RESERVE, ROTATE, UPLOAD

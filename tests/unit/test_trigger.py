@@ -21,6 +21,7 @@ from tintype.adapters.clock import ManualClock
 from tintype.adapters.cron import next_after
 from tintype.adapters.memory_engine import MemoryEngine
 from tintype.adapters.memory_store import MemoryStore
+from tintype.core.engine import ContainerState
 from tintype.core.events import (
     COMMIT_REQUEST,
     CONTAINER_CREATE,
@@ -35,7 +36,7 @@ from tintype.core.events import (
     Requester,
     derived_id,
 )
-from tintype.core.ports import ContainerState, Handler, Services
+from tintype.core.ports import Handler, Services
 from tintype.core.rules import Rule
 from tintype.handlers.trigger import mistakes, react, scheduled
 from tintype.schemas import validate

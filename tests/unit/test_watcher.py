@@ -20,6 +20,7 @@ from tintype.adapters.clock import ManualClock
 from tintype.adapters.memory_engine import MemoryEngine
 from tintype.adapters.sqlite_journal import SqliteJournal
 from tintype.adapters.sqlite_watch_log import SqliteWatchLog
+from tintype.core.engine import CaptureOptions, Container, ContainerState, EngineAction, EngineEvent
 from tintype.core.errors import Refused, Unavailable
 from tintype.core.events import (
     COMMIT_REQUEST,
@@ -42,15 +43,7 @@ from tintype.core.events import (
 )
 from tintype.core.lifecycle import Teller, nanoseconds
 from tintype.core.ownership import Ownership
-from tintype.core.ports import (
-    CaptureOptions,
-    Container,
-    ContainerState,
-    EngineAction,
-    EngineEvent,
-    Handler,
-    Services,
-)
+from tintype.core.ports import Handler, Services
 from tintype.core.rules import STOP, Rule
 from tintype.core.runner import Backoff
 from tintype.core.snapshot import Snapshot, rejection
