@@ -10,6 +10,9 @@ even a store that takes a broken-off upload for complete never holds an archive 
 
 Two layouts are known: the classic one (`<config>.json`, `<id>/layer.tar`; a repeated layer is a
 symbolic link) and, since Docker 25 or with the containerd store, the OCI one (`blobs/sha256/...`).
+
+Where environment variables are to be taken out, every JSON document is held back like those that
+name the image, and comes out without them (`core.scrub`, `core.rewriting`).
 """
 
 from __future__ import annotations
@@ -18,7 +21,11 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from tintype.core.contents import NAMING, Contents, ImageName
+from tintype.core.contents import Contents
+from tintype.core.documents import serialised
+from tintype.core.naming import NAMING, ImageName
+from tintype.core.rewriting import Rewriting
+from tintype.core.scrub import Scrubber
 from tintype.core.tar import END_MARKER, ByteSource, members, padding
 
 CHUNK_LIMIT = 512 * 1024
@@ -39,6 +46,8 @@ class ArchiveSummary:
     """Digest of the image configuration, `sha256:...`; the classic store's image id."""
     layers: tuple[str, ...]
     """Diff ids, lowest layer first."""
+    scrubbed_env: tuple[str, ...] = ()
+    """Names of the environment variables that were found and taken out, sorted."""
 
 
 class ArchiveStream:
@@ -51,13 +60,21 @@ class ArchiveStream:
     what came out until then must be thrown away.
     """
 
-    def __init__(self, chunks: Iterable[bytes], repo_tag: str) -> None:
+    def __init__(
+        self, chunks: Iterable[bytes], repo_tag: str, unset_env: Iterable[str] = ()
+    ) -> None:
         """Read the archive from `chunks` and name its image `repo_tag`, `name:tag`, alone.
 
-        Raises ValueError for a `repo_tag` that is not a name and a tag.
+        The environment variables named by `unset_env` are taken out of the image; iterating then
+        also raises Refused when the value of one stands where it cannot be taken out.
+
+        Raises ValueError for a `repo_tag` that is not a name and a tag, and for what cannot be the
+        name of an environment variable.
         """
         self._source = ByteSource(chunks)
         self._name = ImageName.parse(repo_tag)
+        self._scrubber = Scrubber(unset_env)
+        self._config_digest: str | None = None
         self._summary: ArchiveSummary | None = None
         self._used = False
 
@@ -83,23 +100,34 @@ class ArchiveStream:
             sha512.update(chunk)
             size += len(chunk)
             yield chunk
-        image = contents.image
         self._summary = ArchiveSummary(
-            size, sha256.hexdigest(), sha512.hexdigest(), image.config_digest, image.layers
+            size,
+            sha256.hexdigest(),
+            sha512.hexdigest(),
+            self._config_digest or contents.image.config_digest,
+            contents.image.layers,
+            self._scrubber.found,
         )
 
     def _pieces(self, contents: Contents) -> Iterator[bytes | memoryview]:
         for member in members(self._source):
             if member.name in NAMING:
                 contents.hold(member, self._source)
-            else:
+            elif not (self._scrubber.names and contents.withhold(member, self._source)):
                 yield member.header
                 yield from contents.record(member, self._source)
                 yield from self._source.take(member.padding)
-        for member, document in contents.retagged(self._name):
-            yield member.resized_header(len(document))
-            yield document
-            yield bytes(padding(len(document)))
+        naming = contents.retagged(self._name)
+        if self._scrubber.names:
+            rewriting = Rewriting(contents, self._scrubber)
+            naming = rewriting.followed(naming)
+            self._config_digest = rewriting.config_digest
+            yield from rewriting.members()
+        for member, document in naming:
+            text = serialised(document) + b"\n"
+            yield member.resized_header(len(text))
+            yield text
+            yield bytes(padding(len(text)))
         yield END_MARKER
 
 

@@ -7,17 +7,30 @@ one whole image.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from tintype.core.documents import (
+    DOCUMENT_LIMIT,
+    as_list,
+    as_object,
+    as_objects,
+    as_string,
+    as_strings,
+    parsed,
+)
 from tintype.core.errors import CorruptArchive
-from tintype.core.tar import ByteSource, Member, normalised
+from tintype.core.naming import (
+    MANIFEST,
+    REPOSITORIES,
+    ImageName,
+    retagged_index,
+    retagged_repositories,
+)
+from tintype.core.tar import BLOCK, ByteSource, Member, normalised
 
-DOCUMENT_LIMIT = 4 << 20
-"""Largest JSON document that is read, in bytes (as a registry's for manifests)."""
 KEPT_LIMIT = 12 << 20
 """Bytes of JSON documents kept until the archive has ended; further ones are not kept."""
 NAMES_LIMIT = 4 << 20
@@ -29,54 +42,24 @@ _JSON_START = b"{[ \t\r\n"
 _COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd")  # magic of gzip and zstd
 _BLOB = re.compile(r"blobs/sha256/([0-9a-f]{64})")
 _CONFIG = re.compile(r"(?:blobs/sha256/([0-9a-f]{64})|([0-9a-f]{64})\.json)")
-_REFERENCE = re.compile(r"([^\s@]+):([A-Za-z0-9_][A-Za-z0-9_.-]{0,127})")
-_MANIFEST, _INDEX, _REPOSITORIES = "manifest.json", "index.json", "repositories"
-NAMING = (_MANIFEST, _INDEX, _REPOSITORIES)
-"""Members that name the image."""
-
-_IMAGE_NAME = "io.containerd.image.name"
-_REF_NAME = "org.opencontainers.image.ref.name"
 
 
 @dataclass(frozen=True, slots=True)
-class ImageName:
-    """The one name and tag that the image is to have."""
+class Image:
+    """The image in an archive."""
 
-    name: str
-    tag: str
-
-    @classmethod
-    def parse(cls, repo_tag: str) -> ImageName:
-        """Split `name:tag`. Raises ValueError for what is not that."""
-        match = _REFERENCE.fullmatch(repo_tag)
-        if match is None:
-            raise ValueError(f"not an image name and tag: {repo_tag!r}")
-        return cls(match[1], match[2])
-
-    @property
-    def repo_tag(self) -> str:
-        """Name and tag as `manifest.json` has them."""
-        return f"{self.name}:{self.tag}"
-
-    @property
-    def canonical(self) -> str:
-        """The full reference, as Docker's `reference.ParseNormalizedNamed` makes it."""
-        domain, slash, path = self.name.partition("/")
-        if not slash or not (domain == "localhost" or re.search("[.:A-Z]", domain)):
-            domain, path = "docker.io", self.name
-        if domain in ("docker.io", "index.docker.io"):
-            domain, path = "docker.io", path if "/" in path else f"library/{path}"
-        return f"{domain}/{path}:{self.tag}"
-
-
-@dataclass(frozen=True, slots=True)
-class _Image:
+    config_path: str
+    """Member that holds its configuration."""
     config_digest: str
+    """Digest of the configuration, `sha256:...`."""
+    layer_paths: tuple[str, ...]
+    """Members that hold its layers, lowest first."""
     layers: tuple[str, ...]
+    """Diff ids of the layers."""
 
 
 @dataclass(frozen=True, slots=True)
-class _File:
+class File:
     """What is kept of a file that has passed."""
 
     sha256: str
@@ -89,7 +72,9 @@ class Contents:
     """What the archive was found to hold, and the verdict on it."""
 
     def __init__(self) -> None:
-        self._entries: dict[str, _File | str] = {}  # a str is a link's target
+        self.withheld: dict[str, Member] = {}
+        """Documents and links taken out of the stream by `withhold`, in their order."""
+        self._entries: dict[str, File | str] = {}  # a str is a link's target
         self._held: dict[str, tuple[Member, object]] = {}
         self._names_left = NAMES_LIMIT
         self._documents_left = KEPT_LIMIT
@@ -100,7 +85,24 @@ class Contents:
             raise CorruptArchive(f"{member.name} is not one file of a size to be read")
         text = source.read(member.size)
         source.read(member.padding)
-        self._held[member.name] = member, _parsed(text, member.name)
+        self._held[member.name] = member, parsed(text, member.name)
+
+    def withhold(self, member: Member, source: ByteSource) -> bool:
+        """Take what may have to be scrubbed out of the stream; False: the member may pass.
+
+        That is every JSON document, whatever it is called, and every link, which may be to one.
+        Raises CorruptArchive for more of them than are kept.
+        """
+        if member.link is None and not _is_document(source.peek(min(member.size, BLOCK))):
+            return False
+        if member.size > min(DOCUMENT_LIMIT, self._documents_left - len(member.header)):
+            raise CorruptArchive(f"{member.name!r} is too large a document to be scrubbed")
+        for _ in self.record(member, source):
+            pass
+        source.read(member.padding)
+        self._documents_left -= len(member.header)
+        self.withheld[member.name] = member
+        return True
 
     def record(self, member: Member, source: ByteSource) -> Iterator[memoryview]:
         """Pass the member's data on, hash it, and note what a verdict will need."""
@@ -125,9 +127,9 @@ class Contents:
             raise CorruptArchive(f"{member.name} is damaged: its sha256 is {digest}")
         self._documents_left -= len(document) if keep else 0
         compressed = start.startswith(_COMPRESSED)
-        self._enter(member.name, _File(digest, compressed, bytes(document) if keep else None))
+        self._enter(member.name, File(digest, compressed, bytes(document) if keep else None))
 
-    def _enter(self, name: str, entry: _File | str) -> None:
+    def _enter(self, name: str, entry: File | str) -> None:
         self._names_left -= _ENTRY_COST + len(name) + (len(entry) if isinstance(entry, str) else 0)
         if self._names_left < 0:
             raise CorruptArchive("the archive has too many members")
@@ -136,62 +138,83 @@ class Contents:
             raise CorruptArchive(f"the archive has two different members {name!r}")
 
     @cached_property
-    def image(self) -> _Image:
+    def image(self) -> Image:
         """The one image in the archive; raises CorruptArchive unless all of it is there."""
         entry = self._manifest_entry()
-        config_path = _string(entry.get("Config"), f"{_MANIFEST}: Config")
+        config_path = as_string(entry.get("Config"), f"{MANIFEST}: Config")
         config_digest, config = self._config(config_path)
-        rootfs = _object(config.get("rootfs"), f"{config_path}: rootfs")
-        diff_ids = _strings(rootfs.get("diff_ids"), f"{config_path}: diff_ids")
-        paths = _strings(entry.get("Layers"), f"{_MANIFEST}: Layers")
+        rootfs = as_object(config.get("rootfs"), f"{config_path}: rootfs")
+        diff_ids = as_strings(rootfs.get("diff_ids"), f"{config_path}: diff_ids")
+        paths = as_strings(entry.get("Layers"), f"{MANIFEST}: Layers")
         if len(paths) != len(diff_ids):
             raise CorruptArchive(f"the image has {len(diff_ids)} layers, the archive {len(paths)}")
         for path, diff_id in zip(paths, diff_ids, strict=True):
             self._check_layer(path, diff_id)
-        return _Image(config_digest, tuple(diff_ids))
+        return Image(config_path, config_digest, tuple(paths), tuple(diff_ids))
 
-    def retagged(self, name: ImageName) -> list[tuple[Member, bytes]]:
+    def retagged(self, name: ImageName) -> list[tuple[Member, object]]:
         """Return the documents that were held back, in their order, naming the image `name` only.
 
         Raises CorruptArchive like `image`, or when a document does not fit the image.
         """
-        image = self.image
+        _ = self.image
         result = []
         for path, (member, document) in self._held.items():
-            if path == _MANIFEST:
+            if path == MANIFEST:
                 retagged: object = [{**self._manifest_entry(), "RepoTags": [name.repo_tag]}]
-            elif path == _REPOSITORIES:
-                retagged = _retagged_repositories(document, name)
+            elif path == REPOSITORIES:
+                retagged = retagged_repositories(document, name)
             else:
-                retagged = self._retagged_index(document, name, image.config_digest)
-            text = json.dumps(retagged, separators=(",", ":"))
-            result.append((member, text.encode() + b"\n"))
+                retagged = retagged_index(document, name, self._leads_to_image)
+            result.append((member, retagged))
         return result
 
+    def find(self, path: str) -> tuple[str, File] | None:
+        """Return name and file of what is at `path`, through links; None when there is none."""
+        name = normalised(path)
+        for _ in range(_MAX_LINKS):
+            entry = self._entries.get(name)
+            if not isinstance(entry, str):
+                return None if entry is None else (name, entry)
+            name = entry
+        return None
+
+    def blob(self, descriptor: Mapping[str, object]) -> File | None:
+        """Return the blob an OCI descriptor points to; None when it is not in the archive."""
+        found = self.find(blob_path(descriptor))
+        return found and found[1]
+
+    @property
+    def files(self) -> Mapping[str, File]:
+        """The regular files that have passed or were withheld, by name."""
+        return {name: each for name, each in self._entries.items() if isinstance(each, File)}
+
     def _manifest_entry(self) -> dict[str, object]:
-        if _MANIFEST not in self._held:
-            raise CorruptArchive(f"the archive has no {_MANIFEST}")
-        entries = _list(self._held[_MANIFEST][1], _MANIFEST)
+        if MANIFEST not in self._held:
+            raise CorruptArchive(f"the archive has no {MANIFEST}")
+        entries = as_list(self._held[MANIFEST][1], MANIFEST)
         if len(entries) != 1:
             raise CorruptArchive(f"the archive has {len(entries)} images instead of one")
-        return _object(entries[0], _MANIFEST)
+        return as_object(entries[0], MANIFEST)
 
     def _config(self, path: str) -> tuple[str, dict[str, object]]:
         """Return digest and content of the image configuration, whose name is its digest."""
-        file = self._find(path)
-        if file is None:
+        found = self.find(path)
+        if found is None:
             raise CorruptArchive(f"the image's configuration {path!r} is missing")
+        file = found[1]
         match = _CONFIG.fullmatch(normalised(path))
         if match is None or file.sha256 != (match[1] or match[2]):
             raise CorruptArchive(f"the image's configuration {path!r} is damaged: {file.sha256}")
         if file.document is None:
             raise CorruptArchive(f"the image's configuration {path!r} is not a document to be read")
-        return f"sha256:{file.sha256}", _object(_parsed(file.document, path), path)
+        return f"sha256:{file.sha256}", as_object(parsed(file.document, path), path)
 
     def _check_layer(self, path: str, diff_id: str) -> None:
-        file = self._find(path)
-        if file is None:
+        found = self.find(path)
+        if found is None:
             raise CorruptArchive(f"layer {path!r} is missing")
+        file = found[1]
         if f"sha256:{file.sha256}" == diff_id:
             return
         # The diff id is of the unpacked layer; of a packed one the name is the digest.
@@ -199,108 +222,34 @@ class Contents:
         if not (file.compressed and blob and blob[1] == file.sha256):
             raise CorruptArchive(f"layer {path!r} is damaged: sha256:{file.sha256}, not {diff_id}")
 
-    def _find(self, path: str) -> _File | None:
-        """Return the file at `path`, through links; None when there is none."""
-        entry = self._entries.get(normalised(path))
-        for _ in range(_MAX_LINKS):
-            if not isinstance(entry, str):
-                return entry
-            entry = self._entries.get(entry)
-        return None
-
-    def _blob(self, descriptor: dict[str, object]) -> _File | None:
-        """Return the blob an OCI descriptor points to; None when it is not in the archive."""
-        return self._find("blobs/" + str(descriptor.get("digest")).replace(":", "/"))
-
-    def _retagged_index(self, document: object, name: ImageName, config_digest: str) -> object:
-        """Name the image's descriptor, once, and take the names off all others.
-
-        Descriptors of other platforms and of attestations stay, with or without their blobs. An
-        index without any descriptor (Docker 25.0 saving by image id) stays empty.
-        """
-        index = _object(document, _INDEX)
-        names = {_IMAGE_NAME: name.canonical, _REF_NAME: name.tag}
-        described: dict[object, dict[str, object]] = {}
-        named = False
-        for item in _list(index.get("manifests") or [], _INDEX):
-            descriptor = _object(item, _INDEX)
-            digest = _string(descriptor.get("digest"), f"{_INDEX}: digest")
-            if digest in described:  # the same image under another tag
-                continue
-            old = _object(descriptor.get("annotations") or {}, f"{_INDEX}: annotations")
-            annotations = {key: value for key, value in old.items() if key not in names}
-            if not named and self._leads_to(config_digest, descriptor):
-                annotations |= names
-                named = True
-            described[digest] = {**descriptor, "annotations": annotations}
-        if described and not named:
-            raise CorruptArchive(f"{_INDEX} leads to no manifest of the image in the archive")
-        return {**index, "manifests": list(described.values())}
-
-    def _leads_to(self, config_digest: str, descriptor: dict[str, object]) -> bool:
-        """Whether the descriptor is of the manifest with this config, or of an index above it."""
+    def _leads_to_image(self, descriptor: dict[str, object]) -> bool:
+        """Whether the descriptor is of the image's manifest, or of an index above it."""
         waiting, seen = [descriptor], set[str]()
         while waiting:
-            file = self._blob(waiting.pop())
+            file = self.blob(waiting.pop())
             if file is None or file.document is None or file.sha256 in seen:
                 continue
             seen.add(file.sha256)
-            document = _object(_parsed(file.document, file.sha256), file.sha256)
+            document = as_object(parsed(file.document, file.sha256), file.sha256)
             config = document.get("config")
-            if isinstance(config, dict) and config.get("digest") == config_digest:
+            if isinstance(config, dict) and config.get("digest") == self.image.config_digest:
                 self._check_manifest_layers(document)
                 return True
-            waiting += _objects(document.get("manifests") or [], file.sha256)
+            waiting += as_objects(document.get("manifests") or [], file.sha256)
         return False
 
     def _check_manifest_layers(self, manifest: Mapping[str, object]) -> None:
-        for layer in _objects(manifest.get("layers") or [], "OCI manifest"):
+        for layer in as_objects(manifest.get("layers") or [], "OCI manifest"):
             # A layer with `urls` is fetched from elsewhere by whoever loads the image.
-            if self._blob(layer) is None and not layer.get("urls"):
+            if self.blob(layer) is None and not layer.get("urls"):
                 raise CorruptArchive(f"layer {layer.get('digest')!r} is missing")
 
 
-def _retagged_repositories(document: object, name: ImageName) -> object:
-    """Point the one name to the top layer that the old names pointed to (Docker before 1.10)."""
-    tops = {
-        _string(top, _REPOSITORIES)
-        for tags in _object(document, _REPOSITORIES).values()
-        for top in _object(tags, _REPOSITORIES).values()
-    }
-    if len(tops) > 1:
-        raise CorruptArchive(f"{_REPOSITORIES} names {len(tops)} images instead of one")
-    return {name.name: {name.tag: tops.pop()}} if tops else {}
+def blob_path(descriptor: Mapping[str, object]) -> str:
+    """Return the name of the member that holds what an OCI descriptor points to."""
+    return "blobs/" + str(descriptor.get("digest")).replace(":", "/")
 
 
-def _parsed(text: bytes, name: str) -> object:
-    try:
-        document: object = json.loads(text.decode())
-    except (ValueError, RecursionError) as exc:
-        raise CorruptArchive(f"{name} is not JSON: {exc}") from exc
-    return document
-
-
-def _object(value: object, name: str) -> dict[str, object]:
-    if not isinstance(value, dict):
-        raise CorruptArchive(f"{name} is not a JSON object")
-    return value
-
-
-def _list(value: object, name: str) -> list[object]:
-    if not isinstance(value, list):
-        raise CorruptArchive(f"{name} is not a JSON list")
-    return value
-
-
-def _string(value: object, name: str) -> str:
-    if not isinstance(value, str):
-        raise CorruptArchive(f"{name} is not a string")
-    return value
-
-
-def _strings(value: object, name: str) -> list[str]:
-    return [_string(item, name) for item in _list(value, name)]
-
-
-def _objects(value: object, name: str) -> list[dict[str, object]]:
-    return [_object(item, name) for item in _list(value, name)]
+def _is_document(start: bytes) -> bool:
+    """Tell from a file's first block whether it may be JSON, which has no zero bytes; tar has."""
+    return start[:1] in (b"{", b"[", b" ", b"\t", b"\r", b"\n") and b"\0" not in start

@@ -66,6 +66,16 @@ class ByteSource:
             data += piece
         return bytes(data)
 
+    def peek(self, size: int) -> bytes:
+        """Return the next `size` bytes, which are still to be read; only for sizes of a few blocks.
+
+        Raises CorruptArchive when the stream is shorter.
+        """
+        if len(self._rest) < size:
+            start = self.read(size)
+            self._rest = memoryview(start + self._rest)
+        return bytes(self._rest[:size])
+
     def expect_zeros(self) -> None:
         """Read to the end of the stream; raise CorruptArchive unless all of it is zero."""
         while self._rest or self._refill():
@@ -109,8 +119,17 @@ class Member:
 
         The header is made anew from the plain one: an extended header may state the old size.
         """
+        return self._new_header(self.name, size, self.info.type)
+
+    def header_as(self, name: str, size: int) -> bytes:
+        """Return a header for a regular file of this name and size, for the rest like this one."""
+        return self._new_header(name, size, tarfile.REGTYPE)
+
+    def _new_header(self, name: str, size: int, kind: bytes) -> bytes:
         info = copy.copy(self.info)
-        info.name, info.size = self.name, size
+        info.name, info.size, info.type = name, size, kind
+        if kind == tarfile.REGTYPE:
+            info.linkname = ""
         return info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
 
 

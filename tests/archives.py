@@ -99,9 +99,9 @@ def layer(files: dict[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def configuration(layers: Sequence[bytes]) -> bytes:
-    """Return the image configuration for these uncompressed layers."""
-    document = {
+def configuration(layers: Sequence[bytes], **fields: object) -> bytes:
+    """Return the image configuration for these uncompressed layers, with `fields` of its own."""
+    document: dict[str, object] = {
         "architecture": "amd64",
         "config": {"Env": ["PATH=/bin"], "Cmd": ["/bin/sh"], "Labels": {}},
         "created": "2026-01-01T00:00:00Z",
@@ -109,6 +109,7 @@ def configuration(layers: Sequence[bytes]) -> bytes:
         "history": [{"created": "2026-01-01T00:00:00Z", "created_by": "/bin/sh"} for _ in layers],
         "os": "linux",
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest(data)}" for data in layers]},
+        **fields,
     }
     return json.dumps(document, separators=(",", ":")).encode()
 
@@ -117,25 +118,25 @@ def classic(
     layers: Sequence[bytes],
     tags: Sequence[str] = ("work:1",),
     tar_format: Format = tarfile.GNU_FORMAT,
+    **fields: object,
 ) -> Archive:
     """Return the archive of one image as Docker Engine 20.10 saves it.
 
     A layer that came before is a symbolic link to its first place. Without tags (an image saved
-    by its id) RepoTags is null and there is no `repositories`.
+    by its id) RepoTags is null and there is no `repositories`. The document of the top layer
+    repeats the configuration, which has `fields` of its own.
     """
-    config = configuration(layers)
+    config = configuration(layers, **fields)
     items: list[Item] = []
     places: dict[bytes, str] = {}
     ids: list[str] = []
     for number, data in enumerate(layers):
         layer_id = digest(b"%d" % number + data)
-        legacy = {"id": layer_id, "created": "1970-01-01T00:00:00Z", "os": "linux"}
-        if ids:
-            legacy["parent"] = ids[-1]
+        legacy = legacy_document(layer_id, ids, config if number == len(layers) - 1 else b"{}")
         items += [
             Item(f"{layer_id}/", type=tarfile.DIRTYPE),
             Item(f"{layer_id}/VERSION", b"1.0"),
-            Item(f"{layer_id}/json", compact(legacy).rstrip()),
+            Item(f"{layer_id}/json", legacy),
         ]
         if data in places:
             items.append(
@@ -153,18 +154,34 @@ def classic(
     return archive
 
 
+def legacy_document(layer_id: str, below: Sequence[str], config: bytes) -> bytes:
+    """Return a layer's `json` for Docker before 1.10; `config` is {} but for the top layer's."""
+    document = {"id": layer_id, "created": "1970-01-01T00:00:00Z", "os": "linux"}
+    if below:
+        document["parent"] = below[-1]
+    document |= json.loads(config)
+    for name in ("rootfs", "history"):
+        document.pop(name, None)
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
 def oci(
     layers: Sequence[bytes],
     tags: Sequence[str] = ("work:1",),
     tar_format: Format = tarfile.GNU_FORMAT,
     *,
     compressed: bool = False,
+    **fields: object,
 ) -> Archive:
     """Return the archive of one image as Docker Engine 25 saves it.
 
-    With `compressed` as from the containerd store: the blobs are gzipped layers.
+    It has the layers' legacy documents as blobs that nothing refers to. With `compressed` as from
+    the containerd store: the blobs are gzipped layers, and there are no such documents.
     """
-    config = configuration(layers)
+    config = configuration(layers, **fields)
+    ids = [digest(b"%d" % number + data) for number, data in enumerate(layers)]
+    tops = [config if number == len(layers) - 1 else b"{}" for number in range(len(layers))]
+    legacy = [legacy_document(each, ids[:at], tops[at]) for at, each in enumerate(ids)]
     blobs = [gzip.compress(data, mtime=0) if compressed else data for data in layers]
     manifest = compact(
         {
@@ -180,7 +197,7 @@ def oci(
         Item("blobs/", type=tarfile.DIRTYPE),
         Item("blobs/sha256/", type=tarfile.DIRTYPE),
     ]
-    for blob in sorted({config, manifest, *blobs}, key=digest):
+    for blob in sorted({config, manifest, *blobs, *([] if compressed else legacy)}, key=digest):
         archive.items.append(Item(f"blobs/sha256/{digest(blob)}", blob))
     target = descriptor("application/vnd.oci.image.manifest.v1+json", manifest)
     archive.put(

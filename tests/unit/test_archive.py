@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tests import archives
 from tests.archives import Archive, Item
-from tintype.core import contents as module
+from tintype.core import documents as module
 from tintype.core.archive import CHUNK_LIMIT, ArchiveStream, ArchiveSummary
 from tintype.core.errors import CorruptArchive
 from tintype.core.tar import END_MARKER
