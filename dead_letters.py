@@ -15,16 +15,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tintype.adapters.journal_reader import read_dead_letters
 from tintype.adapters.publisher import RabbitPublisher
 from tintype.adapters.sql_database import Database
 from tintype.adapters.sql_dispatches import SqlDispatches
 from tintype.adapters.sql_engine import in_memory, parse_url
-from tintype.adapters.sqlite_journal import read_dead_letters
 from tintype.config import ConfigError, Settings
 from tintype.core.errors import Invalid, NotFound, Refused, Unavailable
 from tintype.core.events import (
     COMMIT_CANCEL,
     COMMIT_REQUEST,
+    RESTORE_CANCEL,
+    RESTORE_REQUEST,
     Event,
     Message,
     Requester,
@@ -37,7 +39,7 @@ from tintype.schemas import validate
 Kept = tuple[str, DeadLetter]
 """A dead letter, and before it the role that keeps it."""
 
-REPLAYED = (COMMIT_REQUEST, COMMIT_CANCEL)
+REPLAYED = (COMMIT_REQUEST, COMMIT_CANCEL, RESTORE_REQUEST, RESTORE_CANCEL)
 """What routers take off the topic of requests; all else would come straight back."""
 
 

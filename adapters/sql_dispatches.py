@@ -26,9 +26,9 @@ from tintype.adapters.sql_tables import dispatch_table, letter_table
 from tintype.adapters.sqlite_journal import DEAD_LETTER_BYTES, DEAD_LETTERS, REASON_LENGTH
 from tintype.core.dispatch import Dispatch, DispatchState
 from tintype.core.events import Event, Requester, canonical
+from tintype.core.jobs import Fault
 from tintype.core.moments import utc_text
 from tintype.core.ports import Admission, DeadLetter
-from tintype.core.snapshot import Fault
 
 ORDER = list(DispatchState)
 """States, each further than those before it."""

@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,20 +21,22 @@ from typing import Any
 
 from tintype.core.errors import Unavailable
 from tintype.core.events import (
+    ENDS,
     OUTCOMES,
-    SNAPSHOT_END,
     SNAPSHOT_EXISTS,
     Event,
     Requester,
     canonical,
     derived_id,
+    is_about_restore,
     is_about_snapshot,
 )
+from tintype.core.jobs import LOCK_FIELD
 from tintype.core.moments import utc_text
 from tintype.core.ports import Admission, Cancellation, DeadLetter, OutboxRow, Work
-from tintype.core.snapshot import CLEANUP, LOCK_FIELD, RESERVE, snapshot_id_for
+from tintype.core.steps import CLEANUP, ENTRIES, UNREADABLE, subject_id_of
 
-VERSION = 2
+VERSION = 3
 """Of the tables below. Before 1.0 a journal of another version is refused, never converted."""
 
 SCHEMA = """
@@ -42,19 +44,20 @@ CREATE TABLE IF NOT EXISTS meta (instance TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS requests (
     seq         INTEGER PRIMARY KEY,
     request_id  TEXT NOT NULL UNIQUE,
-    snapshot_id TEXT NOT NULL UNIQUE,
+    subject_id  TEXT NOT NULL UNIQUE,     -- of the snapshot or restore that it asks for
     fingerprint TEXT NOT NULL,
     deadline    TEXT NOT NULL,
     state       TEXT NOT NULL CHECK (state IN ('ready', 'running', 'done')),
     step        TEXT,             -- the next step, as JSON; NULL once done
     attempt     INTEGER NOT NULL DEFAULT 0,
     not_before  TEXT NOT NULL,
-    step_type   TEXT NOT NULL,
-    place       INTEGER NOT NULL DEFAULT 0,  -- 1 while it counts as a snapshot in hand
+    entry       INTEGER NOT NULL DEFAULT 0,  -- 1 if the step takes a place for work in hand
+    place       INTEGER NOT NULL DEFAULT 0,  -- 1 while it counts as work in hand
     answered    INTEGER NOT NULL DEFAULT 0,
     container   TEXT,             -- engine id that the request has to itself until its outcome
     cancelled   TEXT,             -- why it is to stop, as JSON
-    latest      TEXT,             -- the snapshot's latest event, as JSON
+    undo        TEXT,             -- the step that takes back a good outcome, as JSON
+    latest      TEXT,             -- its latest event, as JSON
     updated_at  TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS requests_open ON requests (state, not_before) WHERE state != 'done';
@@ -87,9 +90,9 @@ CREATE TABLE IF NOT EXISTS dead_letters (
 """
 
 CLAIM = """
-SELECT request_id, step, attempt, deadline, cancelled FROM requests AS mine
+SELECT request_id, subject_id, step, attempt, deadline, cancelled, latest FROM requests AS mine
 WHERE state = 'ready' AND not_before <= :now
-  AND (cancelled IS NOT NULL OR step_type != :entry OR place OR :places IS NULL
+  AND (cancelled IS NOT NULL OR NOT entry OR place OR :places IS NULL
        OR (SELECT count(*) FROM requests WHERE state != 'done' AND place) < :places)
   AND (cancelled IS NOT NULL OR NOT EXISTS (
     SELECT 1 FROM requests AS other
@@ -100,6 +103,7 @@ ORDER BY seq LIMIT 1
 """
 
 LETTERS = "SELECT * FROM dead_letters ORDER BY id"
+LIVE = "SELECT request_id FROM requests WHERE state != 'done'"
 
 CONTAINER_EVENTS_KEPT = timedelta(hours=1)
 """How long a confirmed event about a container is remembered, against telling it twice; and one
@@ -118,10 +122,6 @@ REASON_LENGTH = 4000
 """Characters kept of the reason why."""
 
 
-UNREADABLE = "unreadable"
-"""Type of a step whose row another version wrote, or damage."""
-
-
 class JournalInUse(Exception):
     """Another process works with this journal."""
 
@@ -137,6 +137,8 @@ class SqliteJournal:
         self._lock = threading.RLock()
         self._guard = None if str(path) == ":memory:" else _exclusive(Path(path))
         try:
+            if self._guard is not None:
+                _make_private(path)
             self._db = _connect(path)
         except sqlite3.Error as error:
             self._release()
@@ -191,16 +193,16 @@ class SqliteJournal:
                 same = known["fingerprint"] in (fingerprint, SPENT)
                 return Admission.DUPLICATE if same else Admission.CONFLICT
             db.execute(
-                "INSERT INTO requests (request_id, snapshot_id, fingerprint, deadline, state, step,"
-                " step_type, not_before, latest, updated_at)"
+                "INSERT INTO requests (request_id, subject_id, fingerprint, deadline, state, step,"
+                " entry, not_before, latest, updated_at)"
                 " VALUES (?, ?, ?, ?, 'ready', ?, ?, ?, ?, ?)",
                 (
                     request_id,
-                    snapshot_id_for(request_id),
+                    subject_id_of(request_id, step.type),
                     fingerprint,
                     utc_text(deadline),
                     _dump(step),
-                    step.type,
+                    step.type in ENTRIES,
                     "" if not_before is None else utc_text(not_before),
                     None if latest is None else _dump(latest),
                     _now(),
@@ -217,7 +219,8 @@ class SqliteJournal:
                 (request_id,),
             ).fetchone()
             if cancellation.answered:
-                _withdraw_outcome(db, request_id)
+                if _withdraw_outcome(db, request_id):
+                    _take_back(db, request_id, cancellation)
                 if row is None:
                     _spend(db, request_id)
             if row is None or (row["ended"] and row["cancelled"] is None):
@@ -266,21 +269,22 @@ class SqliteJournal:
 
     def claim(self, now: datetime, places: int | None = None) -> Work | None:
         """Hand out the oldest runnable step; one that cannot be read comes as `unreadable`."""
-        bounds = {"now": utc_text(now), "places": places, "entry": RESERVE}
+        bounds = {"now": utc_text(now), "places": places}
         with self.transaction() as db:
             row = db.execute(CLAIM, bounds).fetchone()
             if row is None:
                 return None
             attempt = row["attempt"] + 1
             db.execute(
-                "UPDATE requests SET state = 'running', attempt = ?, place = place OR step_type = ?"
+                "UPDATE requests SET state = 'running', attempt = ?, place = place OR entry"
                 " WHERE request_id = ?",
-                (attempt, RESERVE, row["request_id"]),
+                (attempt, row["request_id"]),
             )
         try:
             step = _load(row["step"], attempt)
         except (KeyError, TypeError, ValueError):
-            step = Event(UNREADABLE, {"text": row["step"]}, attempt=attempt)
+            about = {"text": row["step"], "subject_id": row["subject_id"]}
+            step = Event(UNREADABLE, about, _requester(row["latest"]), attempt=attempt)
         deadline = datetime.fromisoformat(row["deadline"])
         return Work(row["request_id"], step, deadline, _cancellation(row["cancelled"]))
 
@@ -303,34 +307,42 @@ class SqliteJournal:
         undo: Event | None = None,
     ) -> None:
         """Record events and the next step together."""
-        good = any(event.type == SNAPSHOT_END for event in events)
+        good = any(event.type in ENDS for event in events)
+        kept = None if undo is None else _dump(undo)
         with self.transaction() as db:
             row = db.execute(
-                "SELECT cancelled FROM requests WHERE request_id = ?", (work.request_id,)
+                "SELECT cancelled, undo FROM requests WHERE request_id = ?", (work.request_id,)
             ).fetchone()
             cancelled = _cancellation(row["cancelled"]) if row else None
             silent = cancelled is not None and cancelled.answered
             if silent and good and undo is not None:
-                events, step = [], undo
+                events, step, kept = [], undo, None
+            elif silent and row["undo"] is not None:
+                # Taken back while this step ran, the last ones of a request that had its end.
+                events, step, kept = [], _load(row["undo"]), None
+            elif not good:
+                kept = row and row["undo"]
             for event in events:
                 if not (silent and event.type in OUTCOMES):
                     enqueue(db, event)
-            about = [event for event in events if is_about_snapshot(event.type)]
+            about = [event for event in events if _tells_how_it_stands(event.type)]
             latest = _dump(about[-1]) if about else None
             answered = any(event.type in OUTCOMES for event in events)
             container = None if step is None or answered else step.payload.get(LOCK_FIELD)
             db.execute(
-                "UPDATE requests SET state = ?, step = ?, step_type = ?, attempt = ?,"
+                "UPDATE requests SET state = ?, step = ?, entry = ?, attempt = ?,"
                 " not_before = '', place = place AND NOT ?, answered = answered OR ?,"
-                " container = ?, latest = coalesce(?, latest), updated_at = ? WHERE request_id = ?",
+                " container = ?, undo = ?, latest = coalesce(?, latest), updated_at = ?"
+                " WHERE request_id = ?",
                 (
                     "done" if step is None else "ready",
                     None if step is None else _dump(step),
-                    "" if step is None else step.type,
+                    step is not None and step.type in ENTRIES,
                     0 if step is None else step.attempt - 1,
                     answered,
                     answered,
                     container,
+                    kept,
                     latest,
                     _now(),
                     work.request_id,
@@ -364,33 +376,34 @@ class SqliteJournal:
                 (_dump(event), event.payload["request_id"]),
             )
 
-    def snapshot(self, ident: str) -> Event | None:
-        """Return a snapshot's latest event."""
+    def latest(self, ident: str) -> Event | None:
+        """Return the latest event of a request, snapshot or restore."""
         with self.transaction() as db:
             row = db.execute(
-                "SELECT latest FROM requests WHERE request_id = ?1 OR snapshot_id = ?1", (ident,)
+                "SELECT latest FROM requests WHERE request_id = ?1 OR subject_id = ?1", (ident,)
             ).fetchone()
         return None if row is None or row["latest"] is None else _load(row["latest"])
 
     def snapshots(self) -> Sequence[Event]:
-        """Return the latest event of every request."""
+        """Return the latest event of every request for a snapshot."""
         with self.transaction() as db:
             rows = db.execute(
                 "SELECT latest FROM requests WHERE latest IS NOT NULL ORDER BY seq"
             ).fetchall()
-        return [_load(row["latest"]) for row in rows]
+        events = [_load(row["latest"]) for row in rows]
+        return [event for event in events if is_about_snapshot(event.type)]
 
     def live(self) -> frozenset[str]:
         """Return the ids of requests that are not done."""
         with self.transaction() as db:
-            rows = db.execute("SELECT request_id FROM requests WHERE state != 'done'").fetchall()
+            rows = db.execute(LIVE).fetchall()
         return frozenset(row["request_id"] for row in rows)
 
     def dead_letters(self) -> Sequence[DeadLetter]:
         """Return all dead letters."""
         with self.transaction() as db:
             rows = db.execute(LETTERS).fetchall()
-        return [_letter(row) for row in rows]
+        return [letter_of(row) for row in rows]
 
     def prune(self, before: datetime) -> int:
         """Forget what ended before then; unconfirmed events stay."""
@@ -403,7 +416,8 @@ class SqliteJournal:
             db.execute("DELETE FROM outbox WHERE confirmed_at < ?", (then,))
             db.execute(
                 "DELETE FROM outbox WHERE confirmed_at < ? AND (event_type = ?"
-                " OR event_type LIKE 'container.%' AND event_type NOT LIKE 'container.commit.%')",
+                " OR event_type LIKE 'container.%' AND event_type NOT LIKE 'container.commit.%'"
+                " AND event_type NOT LIKE 'container.restore.%')",
                 (utc_text(datetime.now(UTC) - CONTAINER_EVENTS_KEPT), SNAPSHOT_EXISTS),
             )
         return gone
@@ -444,21 +458,13 @@ class SqliteJournal:
             self._guard = None
 
 
-def read_dead_letters(path: Path) -> Iterator[DeadLetter]:
-    """Yield the dead letters of a journal that another process may be working with, oldest first.
+def _make_private(path: Path | str) -> None:
+    """Make the file, unless it is there, for its owner only: what requests say may be secret.
 
-    Changes nothing in it. Raises OSError when there is no such journal, or none that can be read.
+    SQLite gives the files that it puts beside it the same mode.
     """
-    if not path.is_file():
-        raise OSError(f"there is no journal {path}")
-    try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
-            db.row_factory = sqlite3.Row
-            _require_our_version(db, path)
-            for row in db.execute(LETTERS):
-                yield _letter(row)
-    except sqlite3.Error as error:
-        raise OSError(f"{path}: {error}") from error
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
 def _connect(path: Path | str) -> sqlite3.Connection:
@@ -469,7 +475,7 @@ def _connect(path: Path | str) -> sqlite3.Connection:
         if db.execute("SELECT 1 FROM sqlite_master").fetchone() is None:
             # First of all: a file that a kill leaves half made is known as ours.
             db.execute(f"PRAGMA user_version = {VERSION}")
-        _require_our_version(db, path)
+        require_our_version(db, path)
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
         db.executescript(SCHEMA)
@@ -483,7 +489,7 @@ def _connect(path: Path | str) -> sqlite3.Connection:
     return db
 
 
-def _require_our_version(db: sqlite3.Connection, path: Path | str) -> None:
+def require_our_version(db: sqlite3.Connection, path: Path | str) -> None:
     """Raise OSError for a file of another version."""
     found = db.execute("PRAGMA user_version").fetchone()[0]
     if found != VERSION:
@@ -514,28 +520,60 @@ def enqueue(db: sqlite3.Connection, event: Event) -> None:
     )
 
 
-def _withdraw_outcome(db: sqlite3.Connection, request_id: str) -> None:
-    """Take what was not yet told of a request's outcome out of the outbox."""
-    db.executemany(
-        "DELETE FROM outbox WHERE event_id = ? AND confirmed_at IS NULL",
-        [(derived_id(request_id, outcome),) for outcome in OUTCOMES],
+def _withdraw_outcome(db: sqlite3.Connection, request_id: str) -> bool:
+    """Take what was not yet told of a request's outcome out of the outbox; tell if it was good."""
+    withdrawn = [
+        outcome
+        for outcome in OUTCOMES
+        if db.execute(
+            "DELETE FROM outbox WHERE event_id = ? AND confirmed_at IS NULL",
+            (derived_id(request_id, outcome),),
+        ).rowcount
+    ]
+    return not ENDS.isdisjoint(withdrawn)
+
+
+def _take_back(db: sqlite3.Connection, request_id: str, cancellation: Cancellation) -> None:
+    """Undo what a request has made, whose good outcome nobody was told of, nor ever will be."""
+    db.execute(
+        "UPDATE requests SET cancelled = ? WHERE request_id = ? AND undo IS NOT NULL",
+        (json.dumps(asdict(cancellation)), request_id),
     )
+    # A step that runs at this moment ends first; what is recorded of it gives way to the undoing.
+    db.execute(
+        "UPDATE requests SET state = 'ready', step = undo, undo = NULL, entry = 0, attempt = 0,"
+        " not_before = '' WHERE request_id = ? AND undo IS NOT NULL AND state != 'running'",
+        (request_id,),
+    )
+
+
+def _tells_how_it_stands(event_type: str) -> bool:
+    return is_about_snapshot(event_type) or is_about_restore(event_type)
 
 
 def _spend(db: sqlite3.Connection, request_id: str) -> None:
     """Remember a request that is not known as one that is done."""
     db.execute(
-        "INSERT INTO requests (request_id, snapshot_id, fingerprint, deadline, state, step_type,"
-        " not_before, answered, updated_at) VALUES (?, ?, ?, ?, 'done', '', '', 1, ?)",
-        (request_id, snapshot_id_for(request_id), SPENT, _now(), _now()),
+        "INSERT INTO requests (request_id, subject_id, fingerprint, deadline, state,"
+        " not_before, answered, updated_at) VALUES (?, ?, ?, ?, 'done', '', 1, ?)",
+        (request_id, derived_id(request_id, "spent"), SPENT, _now(), _now()),
     )
+
+
+def _requester(latest: str | None) -> Requester:
+    """Return on whose behalf a request is, as far as its latest event tells."""
+    try:
+        return _load(latest or "").requester
+    except (KeyError, TypeError, ValueError):
+        return Requester()
 
 
 def _cancellation(text: str | None) -> Cancellation | None:
     return None if text is None else Cancellation(**json.loads(text))
 
 
-def _letter(row: sqlite3.Row) -> DeadLetter:
+def letter_of(row: sqlite3.Row) -> DeadLetter:
+    """Return the dead letter in a row."""
     return DeadLetter(row["id"], row["received_at"], row["reason"], _load_message(row["message"]))
 
 

@@ -13,8 +13,8 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from tintype.core.events import Event
+from tintype.core.jobs import Fault
 from tintype.core.ports import Admission, DeadLetter
-from tintype.core.snapshot import Fault
 
 
 class DispatchState(StrEnum):

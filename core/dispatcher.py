@@ -1,21 +1,21 @@
 """The dispatcher: brings each request to its host, and answers when no host does.
 
 A host that does not take its request in time is given up: the router answers in its stead. That the
-host does not come back with the snapshot later is the other half of the bargain, kept by
-`handlers.commit.check_in_time`: it begins nothing before the broker has its word that it took the
+host does not come back with its work later is the other half of the bargain, kept by
+`handlers.routed.check_in_time`: it begins nothing before the broker has its word that it took the
 request, and nothing if that was not before `accept_by` (docs/adr/0009).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from tintype.core.dispatch import Dispatch, Dispatches, DispatchState
 from tintype.core.errors import (
+    Invalid,
     NotFound,
     Refused,
     TimedOut,
@@ -24,20 +24,11 @@ from tintype.core.errors import (
     Unroutable,
     WrongState,
 )
-from tintype.core.events import COMMIT_CANCEL, EXISTS_REQUEST, OUTCOMES, Event, Requester
-from tintype.core.index import ContainerRecord, Index, SnapshotRecord
-from tintype.core.ownership import may_use
+from tintype.core.events import EXISTS_REQUEST, OUTCOMES, Event, Requester
+from tintype.core.index import Index, Query
+from tintype.core.jobs import ACCEPTED, Fault
 from tintype.core.ports import Handler, Services
-from tintype.core.resolution import choose
-from tintype.core.snapshot import (
-    ABORT,
-    ACCEPTED,
-    IMAGE_SERVICE,
-    Copy,
-    Fault,
-    Snapshot,
-    image_id_for,
-)
+from tintype.core.routes import ROUTES, Place, Route
 
 LOG = logging.getLogger(__name__)
 
@@ -100,7 +91,7 @@ class Dispatcher:
     services: Services
     """What `abort` is given: stores that are no host's own, and no engine."""
     abort: Handler
-    """Undoes and answers a request: `handlers.cleanup.abort`."""
+    """Undoes and answers a commit: `handlers.cleanup.abort`."""
     patience: Patience
     hearing: Hearing
 
@@ -123,8 +114,8 @@ class Dispatcher:
             self._answer(dispatch, now)
         elif dispatch.state is DispatchState.PARKED:
             self.route(dispatch, now)
-        elif not dispatch.asked:
-            self._inquire(dispatch, now)
+        elif not dispatch.asked and (sought := route_of(dispatch).sought(dispatch)) is not None:
+            self._inquire(dispatch, sought, now)
         else:
             accepted = dispatch.state is DispatchState.ACCEPTED
             until = dispatch.deadline if accepted else dispatch.accept_by
@@ -143,43 +134,39 @@ class Dispatcher:
             self._give_up_unless_heard(dispatch, late, now)
             return
         try:
-            record = choose(self._candidates(dispatch), dispatch.request)
-        except (NotFound, WrongState) as error:
-            patient = now < dispatch.received_at + self.patience.unknown
-            if not patient and self.hearing.caught_up():
-                self.give_up(dispatch, error)
-                return
-            # A container that was just made or started may not have been told of yet.
-            if ask:
-                self.ask(dispatch.request.payload["container"])
-            self._park(dispatch, now + SOON)
+            place = route_of(dispatch).place(dispatch, self.index)
+        except (NotFound, WrongState, Invalid) as error:
+            # What was just made, started or finished may not have been told of yet.
+            if not self._give_up_unless_told(dispatch, error, now):
+                sought = route_of(dispatch).sought(dispatch) if ask else None
+                if sought is not None:
+                    self.ask(sought)
+                self._park(dispatch, now + SOON)
         except Refused as error:
             self.give_up(dispatch, error)
         else:
-            self._send(dispatch, record, now)
+            self._send(dispatch, place, now)
 
-    def _candidates(self, dispatch: Dispatch) -> Sequence[ContainerRecord]:
-        """Return what a request may mean; where it was once on its way, what it meant then.
-
-        Others' containers only where none is the requester's own: so that he hears of it.
-        """
-        requester = dispatch.request.requester
-        ident = dispatch.container_uuid or dispatch.request.payload["container"]
-        own = self.index.find(ident, lambda record: may_use(record.project_id, requester))
-        return own or self.index.find(ident)
-
-    def _send(self, dispatch: Dispatch, record: ContainerRecord, now: datetime) -> None:
+    def _send(self, dispatch: Dispatch, place: Place, now: datetime) -> None:
         """Bring a request into its host's queue. What it is to look like is recorded before."""
         accept_by = dispatch.accept_by or min(now + self.patience.host, dispatch.deadline)
-        known = replace(dispatch, host=record.host, container_uuid=record.uuid, accept_by=accept_by)
+        known = replace(
+            dispatch,
+            request=replace(dispatch.request, payload={**dispatch.request.payload, **place.found}),
+            host=place.host,
+            container_uuid=place.container_uuid,
+            accept_by=accept_by,
+        )
         if not self.dispatches.replace(known, DispatchState.PARKED):
             return  # another router was quicker, or it was cancelled
         expires = max(accept_by - now, SOON) + self.patience.grace
         try:
-            self.courier.to_host(str(record.host), _forwarded(known), expires)
+            self.courier.to_host(place.host, _forwarded(known), expires)
         except Unroutable as error:
-            LOG.warning("request %s waits for its host: %s", dispatch.request_id, error)
-            self._park(known, now + SOON)
+            strange = NotFound(f"/host: no host {place.host!r} is known")
+            if self._has_things(place.host) or not self._give_up_unless_told(known, strange, now):
+                LOG.warning("request %s waits for its host: %s", dispatch.request_id, error)
+                self._park(known, now + SOON)
         except Unavailable as error:
             # The host is not to blame, and so has its whole time from when the bus is back. If it
             # has the request all the same, it takes this one for the same and keeps to the first.
@@ -188,6 +175,18 @@ class Dispatcher:
         else:
             sent = replace(known, state=DispatchState.SENT, due=accept_by + self.patience.grace)
             self.dispatches.replace(sent, DispatchState.PARKED)
+
+    def _has_things(self, host: str) -> bool:
+        """Tell whether anything was ever told of a host, although it has no queue now."""
+        one = Query(sort="created_at", limit=1, filters={"host": host})
+        return bool(self.index.list_containers(one) or self.index.list_snapshots(one))
+
+    def _give_up_unless_told(self, dispatch: Dispatch, error: TintypeError, now: datetime) -> bool:
+        """Give up what no event has put right; False while one may yet come."""
+        if now < dispatch.received_at + self.patience.unknown or not self.hearing.caught_up():
+            return False
+        self.give_up(dispatch, error)
+        return True
 
     def _park(self, dispatch: Dispatch, due: datetime) -> None:
         self.dispatches.replace(replace(dispatch, due=due), DispatchState.PARKED)
@@ -199,11 +198,9 @@ class Dispatcher:
 
     # The end without a host
 
-    def _inquire(self, dispatch: Dispatch, now: datetime) -> None:
+    def _inquire(self, dispatch: Dispatch, sought: str, now: datetime) -> None:
         """Ask a silent host once before it is given up: its word may have got lost on the way."""
-        question = Event(
-            EXISTS_REQUEST, {"container": dispatch.container_uuid}, Requester(is_admin=True)
-        )
+        question = Event(EXISTS_REQUEST, {"container": sought}, Requester(is_admin=True))
         try:
             self.courier.to_host(str(dispatch.host), question, self.patience.grace)
         except Unroutable as error:
@@ -232,7 +229,7 @@ class Dispatcher:
         return True
 
     def _answer(self, dispatch: Dispatch, now: datetime) -> None:
-        """Delete the image, tell the error and have the host forget the request.
+        """Undo what was begun, tell the error and have the host forget the request.
 
         What fails is tried again by the next sweep: the fault stays until it is told.
         """
@@ -241,7 +238,8 @@ class Dispatcher:
         self.dispatches.replace(attempt, DispatchState.ENDED)
         try:
             self._withdraw(dispatch)
-            for event in self.abort(self._undoing(attempt), self.services):
+            undone = route_of(dispatch).undone
+            for event in undone(attempt, self.index, self.services, self.abort):
                 if event.type in OUTCOMES:
                     self.courier.tell(event)
                 else:
@@ -257,6 +255,7 @@ class Dispatcher:
             return
         try:
             self.cancel(
+                route_of(dispatch),
                 dispatch.host,
                 dispatch.request_id,
                 # Of that project only: the host may know another's request under this id.
@@ -267,80 +266,26 @@ class Dispatcher:
         except Unroutable:
             LOG.info("host %s has no queue, and so no request to withdraw", dispatch.host)
 
-    def cancel(self, host: str, request_id: str, requester: Requester, **fields: Any) -> None:
+    def cancel(
+        self, route: Route, host: str, request_id: str, requester: Requester, **fields: Any
+    ) -> None:
         """Have a host stop a request on somebody's behalf. Raises Unroutable, Unavailable."""
-        cancel = Event(COMMIT_CANCEL, {"request_id": request_id, **fields}, requester)
+        cancel = Event(route.cancel, {"request_id": request_id, **fields}, requester)
         self.courier.to_host(host, cancel, self.patience.cancel)
 
-    def _undoing(self, dispatch: Dispatch) -> Event:
-        """Return the step that undoes what a host may have begun, as far as it was heard of."""
-        begun = Snapshot.begin(
-            dispatch.request,
-            host=dispatch.host or self.services.host,
-            created_at=dispatch.received_at.isoformat(),
-        )
-        uuid = dispatch.container_uuid
-        record = None if uuid is None else self.index.container(uuid)
-        return replace(
-            begun,
-            fault=dispatch.fault,
-            container_uuid=uuid,
-            container_name=(record and record.name) or dispatch.request.payload["container"],
-            copies=self._copies(dispatch),
-        ).step(ABORT, attempt=dispatch.attempts)
 
-    def _copies(self, dispatch: Dispatch) -> tuple[Copy, ...]:
-        """Return the images that there may be of a request.
-
-        What its host has told of, it has made. Of others it is not known whether they are there,
-        nor whose they are: they are deleted only if they wait for data of this project.
-        """
-        known = self.index.snapshot(dispatch.request_id)
-        if known is not None and _is_of(known, dispatch):
-            # One that still waits in its first phase may not have reserved what it tells of.
-            waits = (known.payload["phase"], known.payload["status"]) == (ACCEPTED, "waiting")
-            stores: Sequence[Mapping[str, Any]] = known.payload["stores"]
-            return tuple(
-                Copy(each["name"], each["image_id"], reserved=not waits) for each in stores
-            )
-        request, here = dispatch.request.payload, self.services
-        given, names = request.get("image_id"), request.get("stores") or here.default_stores[:1]
-        if given is not None:
-            # Nobody but the image service reserves images beforehand.
-            reserved = not names or IMAGE_SERVICE in names
-            return (Copy(IMAGE_SERVICE, given),) if reserved else ()
-        if dispatch.host is None:
-            return ()
-        derived = image_id_for(dispatch.request_id)
-        return tuple(Copy(name, derived) for name in names if name in here.stores)
-
-
-def _is_of(snapshot: SnapshotRecord, dispatch: Dispatch) -> bool:
-    """Tell whether a snapshot in hand is the one that its host makes of this very request.
-
-    Not one that has ended, whose image is nobody's to delete, nor another request's under its id,
-    nor one that no host has told of.
-    """
-    payload = snapshot.payload
-    return (
-        snapshot.told
-        and payload["finished_at"] is None
-        and payload["host"] == dispatch.host
-        and is_of_project(dispatch, payload["project_id"])
-    )
-
-
-def is_of_project(dispatch: Dispatch, project_id: str | None) -> bool:
-    """Tell whether a host says this project of a dispatch; where it names none, hosts may."""
-    return dispatch.request.requester.project_id in (None, project_id)
+def route_of(dispatch: Dispatch) -> Route:
+    """Return what is particular to the kind of a request."""
+    return ROUTES[dispatch.request.type]
 
 
 def _forwarded(dispatch: Dispatch) -> Event:
     """Return the request as its host is to see it."""
     assert dispatch.accept_by is not None
+    about = {} if dispatch.container_uuid is None else {"container": dispatch.container_uuid}
     payload = {
         **dispatch.request.payload,
-        "container": dispatch.container_uuid,
+        **about,
         "host": dispatch.host,
         "deadline": dispatch.deadline.isoformat(),
         "accept_by": dispatch.accept_by.isoformat(),

@@ -8,12 +8,17 @@
     │   ├── NotFound         404  no such container, image or store
     │   ├── Forbidden        403  not the requester's container
     │   ├── WrongState       409  the container is in a state that cannot be snapshotted
+    │   ├── NameTaken        409  another container has the name
+    │   ├── PausedTooLong    409  the container was frozen for as long as it may be
+    │   ├── HookFailed       409  a command in the container failed or took too long
+    │   ├── NotRestorable    422  what is stored is no image that can be loaded
     │   ├── TooLarge         413  a quota or size limit is reached
     │   ├── TimedOut         504  the request's deadline has passed
     │   └── Internal         500  a defect in Tintype itself
     ├── Unavailable        503  try again later: nobody has to change anything
     │   ├── CorruptArchive   502  the engine's image stream is damaged or incomplete
     │   ├── CorruptUpload    502  the store holds other bytes than were sent
+    │   ├── CorruptDownload  502  other bytes came than the store says it holds
     │   ├── ImageIdSpent     409  the store can never use this image id again
     │   ├── InProgress       409  the same request is just being answered
     │   ├── Unroutable       503  nobody has a queue for a message
@@ -109,6 +114,24 @@ class WrongState(Refused):
     """The container is in a state in which it cannot be snapshotted (Nova and Zun: 409)."""
 
 
+class NameTaken(Refused):
+    """Another container of the engine has the name already."""
+
+
+class PausedTooLong(Refused):
+    """The container was frozen for as long as the request allows, and runs again."""
+
+
+class HookFailed(Refused):
+    """A command that was to run in the container failed or took too long."""
+
+
+class NotRestorable(Refused):
+    """What the store holds is not one whole docker-archive: it cannot be loaded, today or later."""
+
+    code = 422
+
+
 class TooLarge(Refused):
     """A quota or a size limit is reached."""
 
@@ -147,6 +170,13 @@ class CorruptArchive(Unavailable):
 
 class CorruptUpload(Unavailable):
     """The store holds other bytes than were sent, so the image must not be used."""
+
+    code = 502
+    attempts_allowed = 3
+
+
+class CorruptDownload(Unavailable):
+    """Other bytes came from the store than it says it holds."""
 
     code = 502
     attempts_allowed = 3

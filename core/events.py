@@ -26,6 +26,14 @@ COMMIT_REQUEST = "container.commit.request"
 COMMIT_CANCEL = "container.commit.cancel"
 COMMIT_ACCEPTED = "container.commit.accepted"
 """Told by an agent that has taken a request which a router sent to it."""
+RESTORE_REQUEST = "container.restore.request"
+RESTORE_CANCEL = "container.restore.cancel"
+RESTORE_ACCEPTED = "container.restore.accepted"
+"""Told by an agent that has taken a restore which a router sent to it."""
+RESTORE_START = "container.restore.start"
+RESTORE_PROGRESS = "container.restore.progress"
+RESTORE_END = "container.restore.end"
+RESTORE_ERROR = "container.restore.error"
 EXISTS_REQUEST = "container.exists.request"
 """Asks agents to tell of their containers, with `container.exists`."""
 CONTAINER_EXISTS = "container.exists"
@@ -48,7 +56,15 @@ SNAPSHOT_ERROR = "image.snapshot.error"
 SNAPSHOT_EXISTS = "image.snapshot.exists"
 """How a snapshot stands, told on demand: triggers nothing, ends nothing."""
 
-OUTCOMES = frozenset({SNAPSHOT_END, SNAPSHOT_ERROR})
+SNAPSHOT_PREFLIGHT = "image.snapshot.preflight"
+"""What a snapshot would take, and what stands in its way: the answer to a dry run."""
+SNAPSHOT_REMOVED = "image.snapshot.removed"
+"""An image of a snapshot was removed, since it had expired or nobody waited for it any more."""
+
+ENDS = frozenset({SNAPSHOT_END, SNAPSHOT_PREFLIGHT, RESTORE_END})
+"""Outcomes of requests that succeeded."""
+
+OUTCOMES = ENDS | {SNAPSHOT_ERROR, RESTORE_ERROR}
 """Every request is answered by exactly one of these."""
 
 
@@ -104,7 +120,12 @@ def is_lifecycle(event_type: object) -> bool:
 
 def is_about_snapshot(event_type: str) -> bool:
     """Tell whether events of this type say how a snapshot stands."""
-    return event_type.startswith("image.snapshot.")
+    return event_type.startswith("image.snapshot.") and event_type != SNAPSHOT_REMOVED
+
+
+def is_about_restore(event_type: str) -> bool:
+    """Tell whether events of this type say how a restore stands."""
+    return event_type in {RESTORE_START, RESTORE_PROGRESS, RESTORE_END, RESTORE_ERROR}
 
 
 def unwrapped(payload: Any) -> Any:

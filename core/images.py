@@ -6,7 +6,7 @@ same call may be made again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -36,6 +36,10 @@ class ImageSpec:
     properties: Mapping[str, str] = field(default_factory=dict)
 
 
+VISIBILITIES = frozenset({"private", "shared", "community"})
+"""Who may see an image, in Glance's words."""
+
+
 @dataclass(frozen=True, slots=True)
 class StoredImage:
     """An image as a store has it."""
@@ -49,6 +53,17 @@ class StoredImage:
     """Project that it belongs to, where the store knows projects."""
     created_at: str | None = None
     """When it was reserved, ISO 8601, UTC."""
+    name: str | None = None
+    tag: str | None = None
+    """Its first tag."""
+    visibility: str = "private"
+    properties: Mapping[str, str] = field(default_factory=dict)
+    """What it was described with; a store may add properties of its own."""
+    repository: str | None = None
+    """Where in the store, if that has repositories."""
+    digest: str | None = None
+    """What the store itself calls the content: a registry's manifest digest, `sha256:...`; None:
+    the store has no such name."""
 
 
 class ImageStore(Protocol):
@@ -57,6 +72,26 @@ class ImageStore(Protocol):
     @property
     def name(self) -> str:
         """The store's name in requests and events."""
+
+    @property
+    def visibilities(self) -> frozenset[str]:
+        """The visibilities that an image can have here: some of VISIBILITIES."""
+
+    def repository_for(self, image_name: str, wanted: str | None) -> str | None:
+        """Return the repository that an image of this name goes to; None: there are none here.
+
+        `wanted` is what the request asks for. Raises Invalid for one that cannot be, as in a store
+        without repositories.
+        """
+
+    def at(self, repository: str | None) -> ImageStore:
+        """Return this store as it is seen in one of its repositories; cheap, not to be closed."""
+
+    def room(self, owner: str | None) -> int | None:
+        """Return how many bytes a project may still store; None: no limit is known.
+
+        Raises Unavailable.
+        """
 
     def reserve(self, image: ImageSpec) -> StoredImage:
         """Create the image without data; an image with this id that is there already is returned.
@@ -88,13 +123,27 @@ class ImageStore(Protocol):
         CorruptUpload, NotFound, Unavailable.
         """
 
+    def publish(self, image_id: str) -> None:
+        """Let the image be found under its own tag, which until then means what it meant before.
+
+        The same again is fine. Raises Refused where the tag is another's, NotFound, Unavailable.
+        """
+
     def discard(self, image_id: str) -> None:
         """Delete the image whatever its status; none there is fine."""
 
-    def find(self, owner: str | None, properties: Mapping[str, str]) -> Sequence[StoredImage]:
-        """Return the active images of a project that have all these properties, newest first.
+    def find(
+        self,
+        owner: str | None,
+        properties: Mapping[str, str],
+        *,
+        name: str | None = None,
+        statuses: Collection[ImageStatus] = (ImageStatus.ACTIVE,),
+    ) -> Sequence[StoredImage]:
+        """Return the images of a project that have all these properties, newest first.
 
-        None: whoever owns them. Raises Unavailable, Refused.
+        Owner None: whoever owns them; name None: whatever they are called. Raises Unavailable,
+        Refused.
         """
 
     def download(self, image_id: str) -> AbstractContextManager[Iterator[bytes]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -26,17 +26,19 @@ from tintype.core.events import (
     COMMIT_REQUEST,
     CONTAINER_DELETE_START,
     EXISTS_REQUEST,
-    SNAPSHOT_PROGRESS,
+    RESTORE_CANCEL,
+    RESTORE_REQUEST,
     Event,
     Message,
     Requester,
     derived_id,
     fingerprint,
+    is_about_restore,
     is_uuid,
 )
 from tintype.core.ownership import may_use
 from tintype.core.ports import Admission, Cancellation, Clock, Journal
-from tintype.core.snapshot import Snapshot, rejection
+from tintype.core.steps import REQUESTS, rejection
 
 LOG = logging.getLogger(__name__)
 
@@ -46,7 +48,10 @@ Validator = Callable[[str, Any], Sequence[Violation]]
 Taker = Callable[[Message, Requester], None]
 """Takes a valid message of one type, on behalf of whoever sent it."""
 
-ANSWERED = (COMMIT_REQUEST, COMMIT_CANCEL)
+CANCELS = (COMMIT_CANCEL, RESTORE_CANCEL)
+"""Messages that stop a request, whatever that is for."""
+
+ANSWERED = (*REQUESTS, *CANCELS)
 """Messages that are answered when they cannot be taken; their senders wait for something."""
 
 CANCELLED = "cancelled on request"
@@ -106,7 +111,9 @@ class Intake:
         """
         takers: Mapping[str, Taker] = {
             COMMIT_REQUEST: self._take_request,
+            RESTORE_REQUEST: self._take_request,
             COMMIT_CANCEL: self._take_cancel,
+            RESTORE_CANCEL: self._take_cancel,
             EXISTS_REQUEST: self._take_question,
             CONTAINER_DELETE_START: self._take_deletion,
         }
@@ -116,28 +123,26 @@ class Intake:
     def _take_request(self, message: Message, requester: Requester) -> None:
         request = request_of(message, requester)
         now = self.clock.now()
-        snapshot = Snapshot.begin(request, host=self.host, created_at=now.isoformat())
+        job = REQUESTS[request.type].begin(request, host=self.host, created_at=now.isoformat())
         accept_by = request.payload.get("accept_by")
         late = accept_by is not None and now >= datetime.fromisoformat(accept_by)
         admission = self.journal.admit(
-            snapshot.request_id,
+            job.request_id,
             request_print(request),
             request,
             deadline_of(request, now, self.default_deadline),
-            snapshot.event(SNAPSHOT_PROGRESS, status="queued"),
+            job.event(job.PROGRESS, status="queued"),
             # Its router has most likely given it up, and says so in one of the next messages.
             not_before=now + VOID_PATIENCE if late else None,
         )
         if admission is Admission.CONFLICT:
-            raise conflict(snapshot.request_id)
+            raise conflict(job.request_id)
         if admission is Admission.NEW:
             self.wake()
 
     def _take_cancel(self, message: Message, requester: Requester) -> None:
         request_id = message.payload["request_id"].lower()
-        latest = self.journal.snapshot(request_id)
-        if latest is not None and latest.payload["request_id"] != request_id:
-            latest = None  # found under the id of its snapshot
+        latest = self._latest(request_id)
         answered = requester.is_admin and message.payload.get("answered", False)
         reason = message.payload.get("reason") or CANCELLED
         if answered and latest is not None and not self._is_of(latest, requester):
@@ -176,9 +181,29 @@ class Intake:
         """Keep the message; answer it when it was meant as a request."""
         LOG.warning("dead letter: %s", error)
         requester = self.requester_of(message.context)
-        answer = answer_to(message, requester, error, self.host, self.clock.now())
+        meant = replace(message, event_type=self._meant(message))
+        answer = answer_to(meant, requester, error, self.host, self.clock.now())
         self.journal.reject(message_print(message), str(error), kept(message), answer)
         self.wake()
+
+    def _meant(self, message: Message) -> Any:
+        """Return as what a message is to be answered: a cancellation as that of what it names.
+
+        What cancels a snapshot cancels a restore as well, and the other way round.
+        """
+        if message.event_type not in CANCELS:
+            return message.event_type
+        latest = self._latest(request_id_of(message))
+        if latest is None:
+            return message.event_type
+        return RESTORE_CANCEL if is_about_restore(latest.type) else COMMIT_CANCEL
+
+    def _latest(self, request_id: str) -> Event | None:
+        """Return how a request stands; None where that is the id of a snapshot or restore."""
+        latest = self.journal.latest(request_id)
+        if latest is None or latest.payload["request_id"] != request_id:
+            return None
+        return latest
 
 
 # What an agent and a router do alike
@@ -209,6 +234,7 @@ def answer_to(
         request_id=request_id_of(message),
         host=host,
         now=now.isoformat(),
+        event_type=message.event_type,
     )
 
 
@@ -219,7 +245,7 @@ def check(violations: Sequence[Violation]) -> None:
 
 
 def request_of(message: Message, requester: Requester) -> Event:
-    """Return the commit request in a message that has passed its schema, with its id."""
+    """Return the request in a message that has passed its schema, with its id."""
     payload = {**message.payload, "request_id": request_id_of(message)}
     return Event(message.event_type, payload, requester, payload["request_id"])
 

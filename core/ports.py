@@ -14,10 +14,11 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from tintype.core.engine import Engine
-from tintype.core.errors import Invalid
+from tintype.core.errors import Invalid, Refused
 from tintype.core.events import Event
 from tintype.core.images import ImageStore
 from tintype.core.ownership import Ownership
+from tintype.core.policy import Policy
 from tintype.core.rules import Rule
 
 
@@ -89,7 +90,7 @@ class Journal(Protocol):
     ) -> Admission:
         """Take a request in; the same again is a DUPLICATE, its id with another body a CONFLICT.
 
-        `latest` is what `snapshot` shows of it until something happens; its first step does not
+        `latest` is what `latest` shows of it until something happens; its first step does not
         run before `not_before`.
         """
 
@@ -100,8 +101,9 @@ class Journal(Protocol):
         True also for one that was cancelled before, whatever has become of it.
 
         With `answered`, an outcome that the broker has not confirmed leaves the outbox: somebody
-        else has told one. And an unknown id is spent: whatever is admitted under it later is a
-        DUPLICATE, for it may come after its cancellation.
+        else has told one. If it was a good one, the `undo` that was recorded with it is the next
+        step. And an unknown id is spent: whatever is admitted under it later is a DUPLICATE, for it
+        may come after its cancellation.
         """
 
     def holding(self, engine_id: str) -> Sequence[str]:
@@ -115,9 +117,9 @@ class Journal(Protocol):
     def claim(self, now: datetime, places: int | None = None) -> Work | None:
         """Hand the oldest runnable step to a worker and count the attempt.
 
-        Requests for one container run one after another. At most `places` snapshots are in hand at
-        once: one takes its place with the step `snapshot.reserve` and keeps it to its outcome,
-        through all waiting. None: nothing is runnable now.
+        Requests for one container run one after another. At most `places` snapshots and restores
+        are in hand at once: one takes its place with a step of `tintype.core.steps.ENTRIES` and
+        keeps it to its outcome, through all waiting. None: nothing is runnable now.
         """
 
     def next_due(self) -> datetime | None:
@@ -135,7 +137,7 @@ class Journal(Protocol):
 
         The outcome of a request whose outcome somebody else has told is remembered, but not told.
         If it is a good one, the step `undo` is recorded instead of everything: the others were
-        told that there is no image.
+        told that nothing came of it.
         """
 
     def postpone(self, work: Work, until: datetime, step: Event | None = None) -> None:
@@ -150,11 +152,11 @@ class Journal(Protocol):
     def note(self, event: Event) -> None:
         """Remember a progress event as the snapshot's latest; of no consequence when lost."""
 
-    def snapshot(self, ident: str) -> Event | None:
-        """Return the latest event of the snapshot or request with this id."""
+    def latest(self, ident: str) -> Event | None:
+        """Return the latest event of the request, snapshot or restore with this id."""
 
     def snapshots(self) -> Sequence[Event]:
-        """Return the latest event of every request that has one, oldest request first."""
+        """Return the latest event of every snapshot that has one, oldest request first."""
 
     def live(self) -> frozenset[str]:
         """Return the ids of all requests that are not done."""
@@ -264,8 +266,19 @@ class Services:
     confirmed_at: Callable[[str], datetime | None] = lambda event_id: None
     """When the bus confirmed the recorded event with this id, waited for a moment; None: not yet.
     """
+    policy: Policy = field(default_factory=Policy)
+    """What the operator allows, and where the limits are."""
     poll_seconds: float = 5.0
     """How often a running upload looks whether its image was deleted."""
+
+    def store(self, name: str, repository: str | None = None) -> ImageStore:
+        """Return a store, as it is seen in one of its repositories.
+
+        Raises Refused for one that is not configured here any more.
+        """
+        if name not in self.stores:
+            raise Refused(f"the store {name!r} is not configured here any more")
+        return self.stores[name].at(repository)
 
 
 Handler = Callable[[Event, Services], Iterable[Event]]

@@ -10,9 +10,9 @@ from datetime import datetime
 
 from tintype.core.errors import Unavailable
 from tintype.core.events import OUTCOMES, Event
+from tintype.core.jobs import ACCEPTED
 from tintype.core.ports import Outbox, OutboxRow, Publisher
 from tintype.core.runner import IDLE_SECONDS, Backoff
-from tintype.core.snapshot import ACCEPTED
 
 LOG = logging.getLogger(__name__)
 

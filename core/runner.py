@@ -22,9 +22,9 @@ from tintype.core.errors import (
     TintypeError,
     Unavailable,
 )
-from tintype.core.events import COMMIT_REQUEST, SNAPSHOT_END, SNAPSHOT_PROGRESS, Event
+from tintype.core.events import ENDS, Event
 from tintype.core.ports import Cancellation, Handler, Journal, Services, Work
-from tintype.core.snapshot import ABORT, CLEANUP, of_step, rejection
+from tintype.core.steps import CLEANUP, REQUESTS, answer_to_unusable, job_of
 
 LOG = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ IDLE_SECONDS = 1.0
 """How long an idle worker sleeps unless it is woken."""
 
 ANSWERED = "its router has answered the request"
-"""Reason of a cancellation that comes while a snapshot's end is being recorded."""
+"""Reason of a cancellation that comes while a request's end is being recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,22 +214,22 @@ class Runner:
     def _undo(self, work: Work, events: list[Event]) -> Event | None:
         """Return what follows instead of the request's end if somebody else has answered it.
 
-        Whoever has answered has said that it failed: the image must not stay. Only the journal
+        Whoever has answered has said that it failed: what was made must not stay. Only the journal
         knows for certain, for that may come at any instant.
         """
-        if all(event.type != SNAPSHOT_END for event in events):
+        if all(event.type not in ENDS for event in events):
             return None
         cancelled = self._cancellation(work)
         error = Cancelled(ANSWERED if cancelled is None else cancelled.reason)
-        before = of_step(work.step, host=self._services.host, now="")
-        return before.failed(work.step.type, error).step(ABORT)
+        before = job_of(work.step, host=self._services.host, now="")
+        return before.failed(work.step.type, error).step(before.ABORT)
 
     def _failed(self, work: Work, error: TintypeError) -> None:
         """Try again later, or turn to undoing."""
         step = work.step
         now = self._services.clock.now()
-        before = of_step(step, host=self._services.host, now=now.isoformat())
-        snapshot = before.failed(step.type, error)
+        before = job_of(step, host=self._services.host, now=now.isoformat())
+        job = before.failed(step.type, error)
         LOG.warning(
             "request %s: %s, attempt %d: %s: %s",
             work.request_id,
@@ -240,14 +240,14 @@ class Runner:
         )
         if step.type in CLEANUP:
             self._postpone(work, now + self._backoff.delay(step.attempt))
-        elif error.retryable and not snapshot.exhausted(step.type, error):
+        elif error.retryable and not job.exhausted(step.type, error):
             key = f"{step.type}/{step.attempt}"
-            self._progress.tell(snapshot.event(SNAPSHOT_PROGRESS, status="waiting", key=key))
+            self._progress.tell(job.event(job.PROGRESS, status="waiting", key=key))
             until = min(now + self._backoff.delay(step.attempt), max(work.deadline, now))
-            again = None if step.type == COMMIT_REQUEST else snapshot.step(step.type, fault=None)
+            again = None if step.type in REQUESTS else job.step(step.type, fault=None)
             self._postpone(work, until, again)
         else:
-            self._record(work, [], snapshot.step(ABORT))
+            self._record(work, [], job.after(step.type, error))
 
     def _give_up(self, work: Work, defect: Exception) -> None:
         """Answer and bury a request whose step cannot be run nor fail, as one of another version.
@@ -256,19 +256,12 @@ class Runner:
         """
         LOG.critical("request %s: %s is unusable", work.request_id, work.step.type, exc_info=defect)
         error = Internal(f"the journaled step {work.step.type!r} cannot be used")
-        answer = rejection(
-            work.request_id,
-            None,
-            work.step.requester,
-            error,
-            request_id=work.request_id,
-            host=self._services.host,
-            now=self._services.clock.now().isoformat(),
-        )
+        now = self._services.clock.now().isoformat()
+        answer = answer_to_unusable(work, error, host=self._services.host, now=now)
         kept = {"step": work.step.type, "payload": work.step.payload}
         reason = f"request {work.request_id}: {error}"
         self._until_stored(lambda: self._journal.reject(work.request_id, reason, kept, None))
-        self._record(work, [answer], None)
+        self._record(work, [] if answer is None else [answer], None)
 
     def _postpone(self, work: Work, until: datetime, step: Event | None = None) -> None:
         self._until_stored(lambda: self._journal.postpone(work, until, step))

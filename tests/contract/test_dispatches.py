@@ -18,8 +18,8 @@ from tintype.adapters.sql_tables import letter_table
 from tintype.adapters.sqlite_journal import DEAD_LETTER_BYTES, DEAD_LETTERS, REASON_LENGTH
 from tintype.core.dispatch import Dispatch, DispatchState
 from tintype.core.events import COMMIT_REQUEST, Event, Requester
+from tintype.core.jobs import Fault
 from tintype.core.ports import Admission
-from tintype.core.snapshot import Fault
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 SECOND = timedelta(seconds=1)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sqlite3
+import stat
 import subprocess
 import sys
 import uuid
@@ -25,6 +27,12 @@ from tintype.core.events import (
     CONTAINER_CREATE,
     CONTAINER_DELETE,
     CONTAINER_EXISTS,
+    RESTORE_ACCEPTED,
+    RESTORE_END,
+    RESTORE_ERROR,
+    RESTORE_PROGRESS,
+    RESTORE_REQUEST,
+    RESTORE_START,
     SNAPSHOT_END,
     SNAPSHOT_ERROR,
     SNAPSHOT_EXISTS,
@@ -35,7 +43,9 @@ from tintype.core.events import (
     derived_id,
 )
 from tintype.core.ports import Admission, Cancellation, Work
-from tintype.core.snapshot import ABORT, RESERVE, SWEEP, UPLOAD, snapshot_id_for
+from tintype.core.restore import ABORT as RESTORE_ABORT
+from tintype.core.restore import CREATE, LOAD, restore_id_for
+from tintype.core.snapshot import ABORT, RESERVE, ROTATE, SWEEP, UPLOAD, snapshot_id_for
 
 SOON = timedelta(hours=1)
 WHO = Requester("project", "user", is_admin=True)
@@ -88,6 +98,23 @@ def on_container(journal: SqliteJournal, name: str, container: str) -> str:
     assert work.request_id == request_id(name)
     journal.record(work, [], step(container))
     return work.request_id
+
+
+def test_only_its_user_may_read_a_journal(tmp_path: Path) -> None:
+    """Requests hold what containers are to have in their environment."""
+    before = os.umask(0)
+    try:
+        path = tmp_path / "journal.sqlite"
+        with closing(SqliteJournal(path)) as journal:
+            admit(journal, "a")
+            files = list(tmp_path.iterdir())
+            modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in files}
+        with closing(SqliteJournal(path)) as again:
+            assert claim(again).request_id == request_id("a")
+    finally:
+        os.umask(before)
+    ours = ("", "-wal", "-shm", ".lock")
+    assert modes == {f"journal.sqlite{ending}": 0o600 for ending in ours}
 
 
 # Taking requests in
@@ -346,13 +373,13 @@ def test_recover_gives_back_what_was_running_and_nothing_else(journal: SqliteJou
 
 def test_the_latest_event_is_found_by_both_ids(journal: SqliteJournal) -> None:
     admit(journal, "a")
-    assert journal.snapshot(request_id("a")) is None
+    assert journal.latest(request_id("a")) is None
     progress = event(SNAPSHOT_PROGRESS, "a")
     journal.note(progress)
 
-    assert journal.snapshot(request_id("a")) == progress
-    assert journal.snapshot(snapshot_id_for(request_id("a"))) == progress
-    assert journal.snapshot(str(uuid.uuid4())) is None
+    assert journal.latest(request_id("a")) == progress
+    assert journal.latest(snapshot_id_for(request_id("a"))) == progress
+    assert journal.latest(str(uuid.uuid4())) is None
 
 
 def test_recording_makes_its_last_event_the_latest(journal: SqliteJournal) -> None:
@@ -360,14 +387,14 @@ def test_recording_makes_its_last_event_the_latest(journal: SqliteJournal) -> No
     events = [event(SNAPSHOT_START, "a"), event(SNAPSHOT_PROGRESS, "a")]
     journal.record(claim(journal), events, step("c"))
     journal.record(claim(journal), [], step("c"))
-    assert journal.snapshot(request_id("a")) == events[-1]
+    assert journal.latest(request_id("a")) == events[-1]
 
 
 def test_what_is_not_about_the_snapshot_is_not_its_latest(journal: SqliteJournal) -> None:
     queued = event(SNAPSHOT_PROGRESS, "a", "queued")
     journal.admit(request_id("a"), "print", request("a"), now(), queued)
     journal.record(claim(journal), [event(COMMIT_ACCEPTED, "a")], step("c"))
-    assert journal.snapshot(request_id("a")) == queued
+    assert journal.latest(request_id("a")) == queued
     start = event(SNAPSHOT_START, "a")
     journal.record(claim(journal), [start, event(COMMIT_ACCEPTED, "a", "again")], step("c"))
     assert journal.snapshots() == [start]
@@ -379,12 +406,12 @@ def test_a_note_after_the_end_is_dropped(journal: SqliteJournal) -> None:
     journal.record(claim(journal), [end], None)
     journal.note(event(SNAPSHOT_PROGRESS, "a"))
 
-    assert journal.snapshot(request_id("a")) == end
+    assert journal.latest(request_id("a")) == end
 
 
 def test_a_note_on_an_unknown_request_is_of_no_consequence(journal: SqliteJournal) -> None:
     journal.note(event(SNAPSHOT_PROGRESS, "nobody"))
-    assert journal.snapshot(request_id("nobody")) is None
+    assert journal.latest(request_id("nobody")) is None
     assert journal.pending(10) == []
 
 
@@ -487,7 +514,7 @@ def test_prune_forgets_what_ended_and_keeps_what_did_not(journal: SqliteJournal)
     assert journal.prune(now() - SOON) == 0
     assert journal.prune(now() + SOON) == 2
     assert journal.dead_letters() == []
-    assert journal.snapshot(request_id("done")) is None
+    assert journal.latest(request_id("done")) is None
     assert admit(journal, "done") is Admission.NEW
     assert admit(journal, "open") is Admission.DUPLICATE
     assert journal.prune(now() + SOON) == 0
@@ -716,7 +743,7 @@ def test_a_full_disk_is_unavailable_and_nothing_is_half_done(journal: SqliteJour
     assert journal.pending(10) == []
     assert journal.dead_letters() == []
     assert journal.live() == {work.request_id}
-    assert journal.snapshot(work.request_id) is None
+    assert journal.latest(work.request_id) is None
 
     emptied(journal)
     journal.record(work, [event(SNAPSHOT_PROGRESS, "a"), large], step("c"))
@@ -927,10 +954,10 @@ def test_of_a_request_that_was_answered_elsewhere_the_outcome_is_kept_but_not_to
     journal.record(work, [event(SNAPSHOT_PROGRESS, "a"), outcome], step("c", SWEEP))
 
     assert [row.event.type for row in journal.pending(10)] == [SNAPSHOT_PROGRESS]
-    assert journal.snapshot(request_id("a")) == outcome
+    assert journal.latest(request_id("a")) == outcome
     assert journal.holding("c") == [], "the container is free for others"
     journal.note(event(SNAPSHOT_PROGRESS, "a", "late"))
-    assert journal.snapshot(request_id("a")) == outcome
+    assert journal.latest(request_id("a")) == outcome
 
 
 @pytest.mark.parametrize("printed", ["print", "another", ""])
@@ -944,7 +971,7 @@ def test_a_request_that_was_answered_before_it_came_is_spent(
     assert journal.claim(now()) is None
     assert journal.live() == frozenset()
     assert journal.snapshots() == []
-    assert journal.snapshot(request_id("a")) is None
+    assert journal.latest(request_id("a")) is None
     assert journal.next_due() is None
     assert journal.cancel(request_id("a"), WHY) is False
     assert admit(journal, "b") is Admission.NEW, "no other one is"
@@ -999,7 +1026,7 @@ def test_a_good_end_that_was_answered_elsewhere_is_undone_instead(journal: Sqlit
     journal.record(work, [start, event(SNAPSHOT_END, "a")], step("c", SWEEP), undo=undo)
 
     assert journal.pending(10) == []
-    assert journal.snapshot(request_id("a")) is None
+    assert journal.latest(request_id("a")) is None
     assert journal.holding("c") == [request_id("a")], "it has no outcome yet"
     aborting = claim(journal)
     assert aborting.step == undo
@@ -1007,7 +1034,7 @@ def test_a_good_end_that_was_answered_elsewhere_is_undone_instead(journal: Sqlit
     error = event(SNAPSHOT_ERROR, "a")
     journal.record(aborting, [error], None)
     assert journal.pending(10) == []
-    assert journal.snapshot(request_id("a")) == error
+    assert journal.latest(request_id("a")) == error
 
 
 @pytest.mark.parametrize("cancellation", [None, WHY], ids=["", "cancelled"])
@@ -1030,6 +1057,154 @@ def test_an_error_needs_no_undoing(journal: SqliteJournal) -> None:
     journal.cancel(request_id("a"), ANSWERED)
     journal.record(work, [event(SNAPSHOT_ERROR, "a")], None, undo=step("c", ABORT))
     assert journal.live() == frozenset()
+
+
+# A good outcome that was denied before anybody was told
+
+
+GOOD = {SNAPSHOT_END: (ABORT, ROTATE), RESTORE_END: (RESTORE_ABORT, None)}
+"""What undoes each good outcome, and what may follow it."""
+
+
+@pytest.mark.parametrize("outcome", GOOD)
+@pytest.mark.parametrize("cancelled", [False, True], ids=["", "cancelled before"])
+def test_a_good_end_that_is_denied_before_the_bus_had_it_is_undone(
+    journal: SqliteJournal, outcome: str, *, cancelled: bool
+) -> None:
+    admit(journal, "a")
+    work = claim(journal)
+    undo = step("c", GOOD[outcome][0])
+    if cancelled:
+        journal.cancel(request_id("a"), WHY)
+    journal.record(work, [told(outcome, "a")], None, undo=undo)
+    assert journal.live() == frozenset()
+    journal.cancel(request_id("a"), ANSWERED)
+
+    assert journal.pending(10) == []
+    assert journal.live() == {request_id("a")}
+    undoing = claim(journal)
+    assert undoing.step == undo
+    assert undoing.cancelled is not None
+    assert undoing.cancelled.answered
+    journal.record(undoing, [told(SNAPSHOT_ERROR, "a")], None)
+    assert journal.pending(10) == [], "the others were told already"
+    assert journal.live() == frozenset()
+    journal.cancel(request_id("a"), ANSWERED)
+    assert journal.claim(now()) is None, "once is enough"
+
+
+@pytest.mark.parametrize("running", [False, True], ids=["waiting", "running"])
+@pytest.mark.parametrize("killed", [False, True], ids=["", "killed"])
+def test_what_follows_an_end_that_is_denied_gives_way_to_its_undoing(
+    journal: SqliteJournal, *, running: bool, killed: bool
+) -> None:
+    admit(journal, "a")
+    undo = step("c", ABORT)
+    journal.record(claim(journal), [told(SNAPSHOT_END, "a")], step("c", ROTATE), undo=undo)
+    following = claim(journal)
+    if not running:
+        journal.postpone(following, now() + SOON)
+    journal.cancel(request_id("a"), ANSWERED)
+    if running:
+        assert journal.claim(now()) is None, "one step at a time"
+        if killed:
+            journal.recover()
+            following = claim(journal)
+        journal.record(following, [], None)
+    undoing = claim(journal)
+    assert undoing.step == undo
+    journal.record(undoing, [], None)
+    assert journal.live() == frozenset()
+
+
+@pytest.mark.parametrize("outcome", GOOD)
+def test_an_end_that_the_bus_has_is_not_undone(journal: SqliteJournal, outcome: str) -> None:
+    admit(journal, "a")
+    undo = step("c", GOOD[outcome][0])
+    journal.record(claim(journal), [told(outcome, "a")], None, undo=undo)
+    journal.confirm(journal.pending(1))
+    journal.cancel(request_id("a"), ANSWERED)
+    assert journal.claim(now()) is None
+
+
+def test_an_end_that_is_only_cancelled_is_not_undone(journal: SqliteJournal) -> None:
+    admit(journal, "a")
+    end = told(RESTORE_END, "a")
+    journal.record(claim(journal), [end], None, undo=step("c", RESTORE_ABORT))
+    assert journal.cancel(request_id("a"), WHY) is False
+    assert [row.event for row in journal.pending(10)] == [end]
+    assert journal.claim(now()) is None
+
+
+# Restores beside snapshots
+
+
+def admit_restore(journal: SqliteJournal, name: str, latest: Event | None = None) -> None:
+    asked = Event(RESTORE_REQUEST, {"request_id": request_id(name), "image": "snap"}, WHO)
+    admission = journal.admit(request_id(name), "print", asked, now() + SOON, latest)
+    assert admission is Admission.NEW
+
+
+def test_how_a_restore_stands_is_found_by_both_ids_and_is_no_snapshot(
+    journal: SqliteJournal,
+) -> None:
+    queued = event(RESTORE_PROGRESS, "a", "queued")
+    admit_restore(journal, "a", queued)
+    for ident in (request_id("a"), restore_id_for(request_id("a"))):
+        assert journal.latest(ident) == queued
+    assert journal.latest(snapshot_id_for(request_id("a"))) is None
+    start, end = event(RESTORE_START, "a"), event(RESTORE_END, "a")
+    journal.record(claim(journal), [start, event(RESTORE_ACCEPTED, "a")], step("c", LOAD))
+    assert journal.latest(request_id("a")) == start
+    journal.note(event(RESTORE_PROGRESS, "a"))
+    journal.record(claim(journal), [end], None)
+    journal.note(event(RESTORE_PROGRESS, "a", "late"))
+    assert journal.latest(restore_id_for(request_id("a"))) == end
+    assert journal.snapshots() == []
+
+
+def test_restores_and_snapshots_share_the_places(journal: SqliteJournal) -> None:
+    admit_restore(journal, "a")
+    admit(journal, "b")
+    first, second = claim(journal), claim(journal)
+    journal.record(first, [], step(None, LOAD))
+    journal.record(second, [], step("c", RESERVE))
+
+    loading = journal.claim(now(), 1)
+    assert loading is not None
+    assert loading.step.type == LOAD
+    assert journal.claim(now(), 1) is None
+    journal.record(loading, [event(RESTORE_START, "a")], step(None, LOAD))
+    again = journal.claim(now(), 1)
+    assert again is not None
+    assert again.step.type == LOAD, "it keeps its place"
+    journal.record(again, [], step(None, CREATE))
+    creating = journal.claim(now(), 1)
+    assert creating is not None
+    journal.record(creating, [event(RESTORE_ERROR, "a")], None)
+    reserving = journal.claim(now(), 1)
+    assert reserving is not None
+    assert reserving.step.type == RESERVE
+
+
+def test_the_undoing_of_a_cancelled_restore_is_postponed(journal: SqliteJournal) -> None:
+    admit_restore(journal, "a")
+    journal.cancel(request_id("a"), WHY)
+    journal.record(claim(journal), [], step("c", RESTORE_ABORT))
+    journal.postpone(claim(journal), now() + SOON)
+    assert journal.claim(now()) is None, "else it would be tried without a pause"
+
+
+def test_a_new_container_is_its_restores_until_the_outcome(journal: SqliteJournal) -> None:
+    admit_restore(journal, "a")
+    journal.record(claim(journal), [], step("c", "restore.start"))
+    starting = claim(journal)
+    assert journal.holding("c") == [request_id("a")]
+    admit(journal, "b")
+    journal.record(claim(journal), [], step("c"))
+    assert journal.claim(now()) is None, "its snapshot waits"
+    journal.record(starting, [event(RESTORE_END, "a")], None)
+    assert claim(journal).request_id == request_id("b")
 
 
 # Who has a container in hand
@@ -1146,6 +1321,9 @@ TOLD = [
     (COMMIT_REQUEST, True),
     (SNAPSHOT_START, True),
     (SNAPSHOT_END, True),
+    (RESTORE_ACCEPTED, True),
+    (RESTORE_REQUEST, True),
+    (RESTORE_END, True),
 ]
 
 

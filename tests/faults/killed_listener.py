@@ -53,7 +53,8 @@ class KilledJournal(SqliteJournal):
 
     def confirm(self, rows: Sequence[OutboxRow]) -> None:
         # What the engine says comes when it comes: a point there would not be the same one twice.
-        ours = any(row.event.type.startswith("image.") for row in rows)
+        told = ("image.", "container.restore.")
+        ours = any(row.event.type.startswith(told) for row in rows)
         if ours:
             self._tick()
         super().confirm(rows)

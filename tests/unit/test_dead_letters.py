@@ -21,14 +21,17 @@ import pytest
 import yaml
 
 from tests.support.command_line import Ended, Run, run_here
+from tintype.adapters.journal_reader import read_dead_letters
 from tintype.adapters.sql_database import Database
 from tintype.adapters.sql_dispatches import SqlDispatches
-from tintype.adapters.sqlite_journal import SqliteJournal, read_dead_letters
+from tintype.adapters.sqlite_journal import SqliteJournal
 from tintype.core.errors import Invalid, Refused
 from tintype.core.events import (
     COMMIT_CANCEL,
     COMMIT_REQUEST,
     CONTAINER_STOP,
+    RESTORE_CANCEL,
+    RESTORE_REQUEST,
     Event,
     Message,
     Requester,
@@ -348,9 +351,16 @@ def test_another_payload_takes_the_place_of_the_first() -> None:
     assert event == Event(COMMIT_REQUEST, GOOD, ALICE)
 
 
-def test_a_cancellation_is_published_again() -> None:
-    event = event_of(letter(message({"request_id": UUID}, COMMIT_CANCEL)), None, ALICE, NOW)
-    assert event == Event(COMMIT_CANCEL, {"request_id": UUID}, ALICE)
+@pytest.mark.parametrize("kind", [COMMIT_CANCEL, RESTORE_CANCEL])
+def test_a_cancellation_is_published_again(kind: str) -> None:
+    event = event_of(letter(message({"request_id": UUID}, kind)), None, ALICE, NOW)
+    assert event == Event(kind, {"request_id": UUID}, ALICE)
+
+
+def test_a_restore_is_published_again() -> None:
+    asked = {"request_id": UUID, "image": "web:v1", "host": "h"}
+    event = event_of(letter(message(asked, RESTORE_REQUEST)), None, ALICE, NOW)
+    assert event == Event(RESTORE_REQUEST, asked, ALICE)
 
 
 @pytest.mark.parametrize("message_id", [OTHER, "no uuid", None])

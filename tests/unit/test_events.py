@@ -22,7 +22,9 @@ from tintype.core.events import (
     fingerprint,
     is_uuid,
 )
-from tintype.core.snapshot import Copy, Fault, image_id_for, rejection, snapshot_id_for
+from tintype.core.jobs import Fault
+from tintype.core.snapshot import Copy, image_id_for, snapshot_id_for
+from tintype.core.steps import rejection
 from tintype.schemas import validate
 
 UUID = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"

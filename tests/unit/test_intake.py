@@ -21,6 +21,9 @@ from tintype.core.events import (
     COMMIT_REQUEST,
     CONTAINER_DELETE_START,
     EXISTS_REQUEST,
+    RESTORE_CANCEL,
+    RESTORE_ERROR,
+    RESTORE_REQUEST,
     SNAPSHOT_END,
     SNAPSHOT_ERROR,
     SNAPSHOT_START,
@@ -37,6 +40,7 @@ from tintype.core.intake import (
     request_id_of,
 )
 from tintype.core.ports import Admission, Cancellation
+from tintype.core.restore import restore_id_for
 from tintype.core.snapshot import snapshot_id_for
 from tintype.schemas import validate
 
@@ -96,7 +100,7 @@ def test_a_request_is_journaled_and_workers_are_woken(bench: Bench) -> None:
 def test_a_request_can_be_looked_up_as_soon_as_it_is_taken(bench: Bench) -> None:
     assert take(bench, message(request(request_id=UUID))) == UUID
     for ident in (UUID, snapshot_id_for(UUID)):
-        event = bench.journal.snapshot(ident)
+        event = bench.journal.latest(ident)
         assert event is not None
         assert checked(event).payload["status"] == "queued"
 
@@ -647,7 +651,7 @@ def test_a_request_that_its_router_has_answered_ends_without_a_word(bench: Bench
     assert bench.events() == []
     assert bench.images() == {}
     assert bench.journal.live() == frozenset()
-    latest = bench.journal.snapshot(UUID)
+    latest = bench.journal.latest(UUID)
     assert latest is not None
     assert checked(latest).payload["status"] == "error"
     assert latest.payload["fault"]["message"] == "host was silent"
@@ -688,3 +692,103 @@ def test_a_message_that_cannot_be_stored_is_the_buss_again(payload: Any) -> None
         bench.intake.on_message(message(payload))
     with pytest.raises(Unavailable):
         bench.intake.on_garbage("reason", {})
+
+
+# Restores
+
+
+def restore(**fields: Any) -> Message:
+    return message({"image": "snap", **fields}, event_type=RESTORE_REQUEST)
+
+
+def test_a_restore_is_taken_in_as_a_snapshot_is(bench: Bench) -> None:
+    assert take(bench, restore(request_id=UUID)) == UUID
+    for ident in (UUID, restore_id_for(UUID)):
+        event = bench.journal.latest(ident)
+        assert event is not None
+        assert checked(event).payload["status"] == "queued"
+    bench.intake.on_message(restore(request_id=UUID))
+    assert bench.events() == []
+    assert bench.journal.live() == {UUID}
+    assert bench.journal.snapshots() == []
+
+
+def test_a_snapshots_request_id_is_none_for_a_restore(bench: Bench) -> None:
+    bench.ask(request_id=UUID)
+    bench.intake.on_message(restore(request_id=UUID))
+    (answer,) = bench.events()
+    assert answer.type == RESTORE_ERROR
+    assert answer.payload["fault"]["code"] == 409
+    assert bench.journal.live() == {UUID}
+
+
+def test_an_invalid_restore_is_answered_and_kept(bench: Bench) -> None:
+    bench.intake.on_message(message({"name": "web"}, event_type=RESTORE_REQUEST))
+    (answer,) = bench.events()
+    assert answer.type == RESTORE_ERROR
+    assert answer.payload["request_id"] == OTHER
+    assert answer.payload["container_name"] == "web"
+    assert "snapshot_id, image_id and image" in answer.payload["fault"]["message"]
+    assert answer.payload["fault"]["image_deleted"] is None
+    (letter,) = bench.journal.dead_letters()
+    assert letter.message["payload"] == {"name": "web"}
+
+
+@pytest.mark.parametrize("event_type", [COMMIT_CANCEL, RESTORE_CANCEL])
+@pytest.mark.parametrize("of_restore", [False, True])
+def test_any_cancellation_stops_any_request(
+    bench: Bench, event_type: str, *, of_restore: bool
+) -> None:
+    asked = restore(request_id=UUID) if of_restore else message(request(request_id=UUID))
+    take(bench, asked)
+    bench.intake.on_message(message({"request_id": UUID}, event_type=event_type))
+    assert cancelled(bench) == Cancellation(CANCELLED)
+    assert bench.events() == []
+
+
+@pytest.mark.parametrize("event_type", [COMMIT_CANCEL, RESTORE_CANCEL])
+@pytest.mark.parametrize("of_restore", [False, True])
+def test_a_cancellation_is_refused_as_what_it_was_to_stop(
+    bench: Bench, event_type: str, *, of_restore: bool
+) -> None:
+    asked = restore(request_id=UUID) if of_restore else message(request(request_id=UUID))
+    take(bench, asked)
+    refused = message({"request_id": UUID.upper()}, event_type=event_type, context=MALLORY)
+    for _ in range(2):
+        bench.intake.on_message(refused)
+    (answer,) = bench.events()
+    assert answer.type == (RESTORE_ERROR if of_restore else SNAPSHOT_ERROR)
+    assert answer.payload["request_id"] == UUID
+    assert answer.payload["fault"]["code"] == 403
+
+
+@pytest.mark.parametrize(
+    ("event_type", "outcome"), [(COMMIT_CANCEL, SNAPSHOT_ERROR), (RESTORE_CANCEL, RESTORE_ERROR)]
+)
+def test_a_cancellation_of_nothing_known_is_answered_by_its_own_type(
+    bench: Bench, event_type: str, outcome: str
+) -> None:
+    bench.intake.on_message(message({"request_id": UUID}, event_type=event_type))
+    (answer,) = bench.events()
+    assert (answer.type, answer.payload["fault"]["code"]) == (outcome, 404)
+
+
+def test_a_restore_id_is_no_request_id(bench: Bench) -> None:
+    take(bench, restore(request_id=UUID))
+    bench.intake.on_message(
+        message({"request_id": restore_id_for(UUID)}, event_type=RESTORE_CANCEL)
+    )
+    (answer,) = bench.events()
+    assert answer.payload["fault"]["code"] == 404
+    assert cancelled(bench) is None
+
+
+def test_a_restore_that_its_router_has_answered_before_it_came_is_not_worked_on(
+    bench: Bench,
+) -> None:
+    bench.intake.on_message(
+        message({"request_id": UUID, "answered": True}, event_type=RESTORE_CANCEL, context=ROUTER)
+    )
+    bench.intake.on_message(restore(request_id=UUID))
+    assert bench.journal.live() == frozenset()
+    assert bench.events() == []

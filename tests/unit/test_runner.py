@@ -108,7 +108,7 @@ def test_every_progress_is_of_this_request_and_before_its_end(bench: Bench) -> N
     bench.settle()
 
     assert {event.payload["request_id"] for event in bench.progress} == {request_id}
-    assert bench.journal.snapshot(request_id) == bench.outcome(request_id)
+    assert bench.journal.latest(request_id) == bench.outcome(request_id)
 
 
 # Trying again
@@ -156,7 +156,7 @@ def test_a_step_that_waits_is_told_with_its_reason(bench: Bench) -> None:
         bench.clock.advance(1)  # else the progress would come too soon after the last
         bench.run_step()
 
-    latest = bench.journal.snapshot(request_id)
+    latest = bench.journal.latest(request_id)
     assert latest is not None
     assert latest.payload["status"] == "waiting"
     assert latest.payload["fault"]["message"] == "no route"
@@ -403,7 +403,12 @@ def require_all_or_nothing(bench: Bench, request_id: str) -> None:
     assert len(starts) <= 1
     bench.require_clean_engine()
     if outcome.type == SNAPSHOT_END:
+        assert any(copy["status"] == "active" for copy in outcome.payload["stores"])
         for copy in outcome.payload["stores"]:
+            if copy["status"] == "error":
+                assert copy["fault"]["image_deleted"] is True
+                assert bench.images(copy["name"]) == {}
+                continue
             assert bench.images(copy["name"]) == {copy["image_id"]: "active"}
             data = bench.stores[copy["name"]].images[copy["image_id"]].data
             assert len(data) == copy["size_bytes"]
@@ -471,8 +476,8 @@ def test_a_power_cut_at_any_call_loses_nothing(tmp_path: Path, number: int) -> N
     with pytest.raises(PowerCut):
         cut(bench, request_id)
     if CALLS[number - 1] == "engine.commit":
-        # A dead process thaws nothing: undo what the twin's `finally` did.
-        bench.engine.by_id[container.engine_id].state = ContainerState.PAUSED
+        # A dead process thaws nothing.
+        assert bench.engine.by_id[container.engine_id].state is ContainerState.PAUSED
     survive(bench, tmp_path / "journal", request_id)
 
     assert bench.outcome(request_id).type == SNAPSHOT_END
@@ -484,7 +489,8 @@ def test_a_power_cut_at_any_call_loses_nothing(tmp_path: Path, number: int) -> N
 def test_a_power_cut_while_undoing_leaves_nothing_behind(tmp_path: Path, number: int) -> None:
     bench = Bench(journal=SqliteJournal(tmp_path / "journal"))
     bench.container()
-    bench.trouble.plan("directory.upload", Refused("no"), times=10)
+    for name in BOTH:
+        bench.trouble.plan(f"{name}.upload", Refused("no"), times=10)
     bench.trouble.fatal_call = number
     request_id = str(uuid.uuid4())
     try:
@@ -1264,6 +1270,25 @@ def test_a_container_is_thawed_when_its_request_is_cancelled_while_it_is_frozen(
     assert bench.engine.by_id[container.engine_id].state is ContainerState.RUNNING
 
 
+def test_a_container_that_a_killed_run_left_frozen_is_thawed_when_its_request_is_cancelled(
+    bench: Bench,
+) -> None:
+    """The cancellation is found before the step is run again that would have thawed it."""
+    container = bench.container()
+    request_id = bench.ask()
+    bench.trouble.plan("engine.commit", PowerCut("in the commit"))
+    with pytest.raises(PowerCut):
+        bench.settle()
+    assert bench.engine.by_id[container.engine_id].state is ContainerState.PAUSED
+
+    bench.restart(bench.journal)
+    bench.journal.recover()
+    bench.cancel(request_id)
+    bench.settle()
+    cancelled_fault(bench, request_id)
+    bench.require_clean_engine()
+
+
 def test_a_request_that_waits_for_a_store_is_cancelled_at_once(bench: Bench) -> None:
     bench.container()
     bench.trouble.plan("glance.upload", Unavailable("away"), times=1000)
@@ -1392,7 +1417,7 @@ def require_silent_end(bench: Bench, request_id: str) -> None:
     assert not [event for event in bench.events(request_id) if event.type in OUTCOMES]
     assert bench.images("glance") == bench.images("directory") == {}
     bench.require_clean_engine()
-    latest = bench.journal.snapshot(request_id)
+    latest = bench.journal.latest(request_id)
     assert latest is not None
     assert checked(latest).type == SNAPSHOT_ERROR, "whoever asks is told how it ended"
     assert latest.payload["fault"]["message"] == ANSWERED.reason
@@ -1483,7 +1508,7 @@ def test_what_is_answered_elsewhere_as_its_end_is_recorded_leaves_no_image(
 
     for ident in (old, request_id):
         assert not [event for event in bench.events(ident) if event.type in OUTCOMES]
-        latest = bench.journal.snapshot(ident)
+        latest = bench.journal.latest(ident)
         assert latest is not None
         fault = checked(latest).payload["fault"]
         assert (fault["exception"], fault["image_deleted"]) == ("Cancelled", True)
@@ -1571,7 +1596,7 @@ def test_a_routed_request_says_first_that_it_is_accepted() -> None:
     bus = Bus(bench)
     request_id = ask_routed(bench)
     bench.run_step()
-    latest = bench.journal.snapshot(request_id)
+    latest = bench.journal.latest(request_id)
     assert latest is not None
     assert checked(latest).type == SNAPSHOT_PROGRESS, "that is no word about the snapshot"
     bus.settle()

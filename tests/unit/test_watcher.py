@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,8 @@ from tintype.core.ownership import Ownership
 from tintype.core.ports import Handler, Services
 from tintype.core.rules import STOP, Rule
 from tintype.core.runner import Backoff
-from tintype.core.snapshot import Snapshot, rejection
+from tintype.core.snapshot import Snapshot
+from tintype.core.steps import rejection
 from tintype.core.watcher import OVERLAP, QUIET, Watched, Watcher
 from tintype.handlers import TRIGGERS
 from tintype.schemas import validate
@@ -815,12 +816,7 @@ def snapshot_event(name: str, event_type: str = SNAPSHOT_PROGRESS, **about: Any)
         return rejection(
             name, {}, ALICE, Refused("no"), request_id=request_id, host=HOST, now=begun.created_at
         )
-    return Snapshot(**{**{name: getattr(begun, name) for name in SLOTS}, **about}).event(
-        event_type, status="saving"
-    )
-
-
-SLOTS = tuple(Snapshot.__dataclass_fields__)
+    return replace(begun, **about).event(event_type, status="saving")
 
 
 def test_whoever_asks_for_all_is_told_of_all_containers_and_snapshots(bench: WatchBench) -> None:
