@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import docker
@@ -12,6 +13,8 @@ import docker.errors
 import requests
 
 from tintype.adapters.docker_errors import translated
+from tintype.adapters.send_once import SendOnce, SourceFailed
+from tintype.core.errors import Unavailable
 
 READ_SIZE = 1 << 20
 """Bytes asked of the engine at once while an image streams; small reads cost CPU."""
@@ -60,9 +63,17 @@ class LazyClient:
 
 @contextmanager
 def open_stream(
-    lazy_client: LazyClient, path: str, timeout: float, params: Mapping[str, str] | None = None
+    lazy_client: LazyClient,
+    path: str,
+    timeout: float,
+    params: Mapping[str, str] | None = None,
+    *,
+    method: str = "GET",
+    **body: Any,
 ) -> Iterator[requests.Response]:
     """Ask for what streams; leaving the context closes the connection.
+
+    `body` is what `requests` takes as one: `json`, or `data` with its `headers`.
 
     `timeout` seconds without a byte, before or in the stream, end it with Unavailable, as long as
     its reads are translated. The SDK's own streaming calls switch the socket's timeout off once the
@@ -71,7 +82,7 @@ def open_stream(
     with translated():
         client = lazy_client.get()
         url = f"{client.base_url}/v{client.api_version}{path}"
-        response = client.get(url, params=params, stream=True, timeout=timeout)
+        response = client.request(method, url, params=params, stream=True, timeout=timeout, **body)
     try:
         with translated():
             _raise_for_status(response)
@@ -86,10 +97,59 @@ def image_stream(
 ) -> Iterator[Iterator[bytes]]:
     """Stream an image as `docker save` has it; see `open_stream`."""
     with open_stream(lazy_client, f"/images/{reference}/get", timeout) as response:
-        yield _chunks(response)
+        yield read_chunks(response)
 
 
-def _chunks(response: requests.Response) -> Iterator[bytes]:
+def send_stream(
+    lazy_client: LazyClient,
+    path: str,
+    params: Mapping[str, str],
+    chunks: Iterable[bytes],
+    timeout: float,
+) -> list[dict[str, Any]]:
+    """Send a tar while it comes; see `send`."""
+    return send(lazy_client, path, params, SendOnce(chunks), timeout)
+
+
+def send(
+    lazy_client: LazyClient, path: str, params: Mapping[str, str], data: SendOnce, timeout: float
+) -> list[dict[str, Any]]:
+    """Send a tar while it comes; return the lines of JSON that are answered, to the last one.
+
+    What getting `data` raises comes out as it is. `timeout` is the longest silence, seconds, on
+    either side. The SDK reads such an answer to nobody. Raises Unavailable, Refused.
+    """
+    lines: list[bytes] = []
+    with suppress(SourceFailed), translated():
+        client = lazy_client.get()
+        url = f"{client.base_url}/v{client.api_version}{path}"
+        headers = {"Content-Type": "application/x-tar"}
+        request = requests.Request("POST", url, headers, data=data, params=dict(params))
+        settings = client.merge_environment_settings(url, {}, True, None, None)
+        # Not by our own `send`: while it sends, urllib3 takes the time limit for connecting, which
+        # is short there; the engine, whose disk may be slow, may take its time for what it has got.
+        with requests.Session.send(
+            client, client.prepare_request(request), timeout=timeout, **settings
+        ) as response:
+            _raise_for_status(response)
+            lines = [line for line in response.iter_lines() if line]
+    if data.failure is not None:
+        raise data.failure
+    return [_document(line) for line in lines]
+
+
+def _document(line: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(line)
+    except ValueError as error:
+        raise Unavailable(f"container engine: an unreadable answer, {line[:80]!r}") from error
+    if not isinstance(document, dict):
+        raise Unavailable(f"container engine: an unreadable answer, {line[:80]!r}")
+    return document
+
+
+def read_chunks(response: requests.Response) -> Iterator[bytes]:
+    """Yield what is answered, in large chunks. Raises Unavailable."""
     # Only the reads are translated: what the consumer of a chunk raises is not the engine's.
     while True:
         with translated():

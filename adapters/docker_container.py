@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -35,12 +35,13 @@ def container_of(attrs: Mapping[str, Any]) -> Container:
         config=_restore_config(config, attrs["HostConfig"]),
         labels=config["Labels"] or {},
         volumes=_mount_points(attrs),
+        env_names=_env_names(config.get("Env") or ()),
         created_at=_whole_seconds(attrs.get("Created") or ""),
     )
 
 
 def listed_container(attrs: Mapping[str, Any]) -> Container:
-    """Return a container as an entry of `GET /containers/json` has it: no config, no volumes.
+    """Return a container as an entry of `GET /containers/json` has it: no config, env or volumes.
 
     Its image is an id where the reference that its creator wrote stands for another image by now.
     """
@@ -83,11 +84,31 @@ def _restore_config(config: Mapping[str, Any], host: Mapping[str, Any]) -> dict[
         "working_dir": config["WorkingDir"],
         "user": config["User"],
         "exposed_ports": sorted(config.get("ExposedPorts") or {}),
+        "published_ports": _published(host.get("PortBindings") or {}),
         "restart_policy": {
             "name": policy["Name"] or "no",  # empty when its creator named none
             "maximum_retry_count": policy["MaximumRetryCount"],
         },
     }
+
+
+def _published(bindings: Mapping[str, Sequence[Mapping[str, str]] | None]) -> dict[str, str]:
+    """Return the host's side of each published port: `8080`, `127.0.0.1:8080`, empty if any.
+
+    Of a port that was published several times only the first is told.
+    """
+    return {port: _host_side(each[0]) for port, each in sorted(bindings.items()) if each}
+
+
+def _host_side(binding: Mapping[str, str]) -> str:
+    address, port = binding.get("HostIp", ""), binding.get("HostPort", "")
+    if not address:
+        return port
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def _env_names(env: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted({each.partition("=")[0] for each in env}))
 
 
 def _mount_points(attrs: Mapping[str, Any]) -> tuple[str, ...]:

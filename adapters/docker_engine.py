@@ -2,53 +2,40 @@
 
 from __future__ import annotations
 
-import logging
 import re
-import secrets
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from http import HTTPStatus
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import docker
 import docker.errors
 
-from tintype.adapters.docker_client import LazyClient, image_stream
+from tintype.adapters.docker_capture import DockerCapture, DockerCaptures
+from tintype.adapters.docker_client import LazyClient
 from tintype.adapters.docker_container import container_of, listed_container, listed_name
 from tintype.adapters.docker_errors import translated
 from tintype.adapters.docker_events import event_stream
-from tintype.adapters.docker_freezer import THAW_DELAYS, Freeze, Freezer
-from tintype.core.engine import ZUN_PREFIX, CaptureOptions, Container, ContainerState, EngineEvent
-from tintype.core.errors import NotFound, Refused, Unavailable, WrongState
+from tintype.adapters.docker_exec import execute
+from tintype.adapters.docker_freezer import THAW_DELAYS, Freezer
+from tintype.adapters.docker_restore import DockerRestore
+from tintype.adapters.docker_squash import is_scratch
+from tintype.adapters.docker_usage import usage_of
+from tintype.core.engine import (
+    ZUN_PREFIX,
+    CaptureOptions,
+    Container,
+    EngineEvent,
+    Execution,
+    NewContainer,
+    Usage,
+)
+from tintype.core.errors import NotFound, Refused
 from tintype.core.events import is_uuid
-
-REPOSITORY = "tintype-capture"
-"""First part of every temporary tag: `tintype-capture/<instance>:<owner>.<random hex>`."""
 
 # Docker's own rule for names. Anything else must not get into a URL: the engine cleans the path
 # and answers `../images` with its images.
 _IDENT = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 _INSTANCE = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
-
-_log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class DockerCapture:
-    """An image on the engine that only we know of."""
-
-    ref: str
-    digest: str
-    layers: Sequence[str]
-    size_bytes: int
-    paused_ms: int
-    _client: LazyClient
-    _timeout: int
-
-    def read(self) -> AbstractContextManager[Iterator[bytes]]:
-        """Stream the image; its RepoTag is `ref`. Raises NotFound once it was discarded."""
-        return image_stream(self._client, self.ref, self._timeout)
 
 
 class DockerEngine:
@@ -74,14 +61,16 @@ class DockerEngine:
         """
         if not _INSTANCE.fullmatch(instance):
             raise ValueError(f"instance cannot stand in an image name: {instance!r}")
-        self._instance = instance
-        self._repository = f"{REPOSITORY}/{instance}"
         self._stream_timeout = stream_timeout
         self._call_timeout = call_timeout
         self._calls = LazyClient(base_url, connect_timeout, call_timeout)
         # The SDK knows one time limit for all calls, and a commit takes minutes.
         self._commits = LazyClient(base_url, connect_timeout, commit_timeout)
         self._freezer = Freezer(self._calls, thaw_delays)
+        self._captures = DockerCaptures(
+            self._calls, self._commits, self._freezer, instance, stream_timeout
+        )
+        self._restore = DockerRestore(self._calls, self._commits, instance, stream_timeout)
 
     @property
     def _client(self) -> docker.APIClient:
@@ -121,118 +110,51 @@ class DockerEngine:
         """Return all containers by one call of the engine; see `listed_container`."""
         with translated():
             every = self._client.containers(all=True)
-        return [listed_container(each) for each in every]
+        found = [listed_container(each) for each in every]
+        return [each for each in found if not is_scratch(each.labels)]
 
-    def watch(self, since: int, seconds: float) -> AbstractContextManager[Iterator[EngineEvent]]:
+    @contextmanager
+    def watch(self, since: int, seconds: float) -> Iterator[Iterator[EngineEvent]]:
         """Stream the engine's events from `since` on; see `event_stream`.
 
         An event may come twice where the past ends and the present begins, and two containers'
         events may be out of order by the time between the engine's clock and its log. The wait for
         an answer may last `seconds` and the time for a call.
         """
-        return event_stream(self._calls, since, seconds, self._call_timeout)
+        with event_stream(self._calls, since, seconds, self._call_timeout) as events:
+            yield (each for each in events if not is_scratch(each.labels))
 
     def thaw(self, engine_id: str) -> None:
         """Let a frozen container run, and look whether it does. Raises Unavailable."""
         self._freezer.thaw(engine_id)
 
+    def check_capture(self, engine_id: str, options: CaptureOptions) -> None:
+        """Raise what `capture` would before it does anything."""
+        self._captures.check(engine_id, options)
+
     def capture(self, container: Container, owner: str, options: CaptureOptions) -> DockerCapture:
-        """Commit the container to a new temporary tag.
-
-        A call that fails may leave a tag behind, even later: an engine goes on with a commit whose
-        client is gone. Hence a tag of its own for each call, and `discard` for all of an owner.
-        A container that cannot be thawed again is Unavailable, whatever became of the commit.
-        """
-        engine_id = container.engine_id
-        tag = f"{owner}.{secrets.token_hex(8)}"
-        with translated():
-            state, config = self._capturable(engine_id)
-            freeze = options.pause and state is ContainerState.RUNNING
-            with self._freezer.frozen(engine_id) if freeze else nullcontext(Freeze()) as frozen:
-                if freeze and not frozen.ours:  # frozen by somebody else, or stopped meanwhile
-                    state, _ = self._capturable(engine_id)
-                    if state is ContainerState.RUNNING:
-                        raise Unavailable(f"container {engine_id[:12]} could not be kept frozen")
-                self._commits.get().commit(
-                    engine_id,
-                    self._repository,
-                    tag,
-                    message=options.message,
-                    author=options.author,
-                    pause=False,  # the engine would not tell us when that fails
-                    # With the whole configuration as the call's body labels need no quoting; the
-                    # instruction `LABEL` of its `changes` cannot express a newline.
-                    conf={**config, "Labels": self._labels(config, owner, options)},
-                )
-            return self._describe(f"{self._repository}:{tag}", frozen.milliseconds)
-
-    def _capturable(self, engine_id: str) -> tuple[ContainerState, dict[str, Any]]:
-        """Return a container's state and configuration; raise WrongState for a bad state."""
-        attrs = self._client.inspect_container(engine_id)
-        state = container_of(attrs).state
-        if state is ContainerState.OTHER:
-            raise WrongState(f"container {engine_id[:12]} is {attrs['State']['Status']}")
-        return state, attrs["Config"]
-
-    def _labels(
-        self, config: Mapping[str, Any], owner: str, options: CaptureOptions
-    ) -> dict[str, str]:
-        ours = {"tintype.request_id": owner, "tintype.instance": self._instance}
-        return {**(config["Labels"] or {}), **options.labels, **ours}
+        """Commit the container to a new temporary tag; see `DockerCaptures.capture`."""
+        return self._captures.capture(container, owner, options)
 
     def reopen(self, ref: str, *, paused_ms: int = 0) -> DockerCapture | None:
         """Return the capture with this temporary tag, or None when it is no more."""
-        with translated():
-            try:
-                return self._describe(ref, paused_ms)
-            except docker.errors.NotFound:
-                return None
-
-    def _describe(self, reference: str, paused_ms: int) -> DockerCapture:
-        image = self._client.inspect_image(reference)  # type: ignore[no-untyped-call]  # stubs
-        return DockerCapture(
-            ref=reference,
-            digest=image["Id"],
-            layers=tuple(image["RootFS"]["Layers"]),
-            size_bytes=image["Size"],
-            paused_ms=paused_ms,
-            _client=self._calls,
-            _timeout=self._stream_timeout,
-        )
+        return self._captures.reopen(ref, paused_ms=paused_ms)
 
     def discard(self, owner: str) -> None:
-        """Remove the owner's temporary tags, and their images unless somebody else tagged them.
-
-        A tag whose image a container was made from stays, and its owner among `owners`: by force
-        the engine would take the image from under a stopped container, which could then never be
-        committed again. It goes with the first `discard` after that container.
-        """
-        with translated(conflict=Unavailable):
-            for tag in self._tags():
-                if _owner(tag) == owner:
-                    self._untag(f"{self._repository}:{tag}")
-
-    def _untag(self, reference: str) -> None:
-        try:
-            # noprune: an untagged image below ours is not ours.
-            self._client.remove_image(reference, noprune=True)
-        except docker.errors.NotFound:
-            return
-        except docker.errors.APIError as error:
-            if error.status_code != HTTPStatus.CONFLICT:
-                raise
-            _log.warning("the temporary image %s stays: %s", reference, error.explanation)
+        """Remove what was made for the owner; see `DockerCaptures.discard`."""
+        self._captures.discard(owner)
 
     def owners(self) -> frozenset[str]:
-        """Return the owners of this instance's temporary tags."""
-        with translated():
-            return frozenset(map(_owner, self._tags()))
+        """Return the owners of this instance's temporary tags and containers."""
+        return self._captures.owners()
 
-    def _tags(self) -> list[str]:
-        prefix = f"{self._repository}:"
-        images = self._client.images(self._repository)
-        names = [name for image in images for name in image["RepoTags"] or ()]
-        return [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+    def usage(self, engine_id: str) -> Usage:
+        """Return what a snapshot of the container would take; see `usage_of`."""
+        return usage_of(self._calls, engine_id, self._stream_timeout)
+
+    def execute(self, engine_id: str, command: str, seconds: float) -> Execution:
+        """Run a command by the container's own `/bin/sh -c`; see `docker_exec.execute`."""
+        return execute(self._calls, engine_id, command, seconds)
 
     def check(self) -> None:
         """Raise Unavailable unless the engine answers a ping."""
@@ -244,10 +166,38 @@ class DockerEngine:
         self._calls.close()
         self._commits.close()
 
+    def restored_ref(self, owner: str) -> str:
+        """Return the name that an archive must have for `load` on behalf of `owner`."""
+        return self._restore.restored_ref(owner)
+
+    def load(self, owner: str, archive: Iterable[bytes]) -> str:
+        """Load a docker-archive; return its image's digest. See `DockerRestore.load`."""
+        return self._restore.load(owner, archive)
+
+    def create(self, owner: str, image: str, wanted: NewContainer) -> Container:
+        """Make a container from a loaded image, not started. See `DockerRestore.create`."""
+        return self._restore.create(owner, image, wanted)
+
+    def restored(self, owner: str) -> Container | None:
+        """Return the container that was made for `owner`; None: there is none."""
+        return self._restore.restored(owner)
+
+    def start(self, engine_id: str) -> None:
+        """Start a container; one that runs is fine. Raises NotFound, Refused, Unavailable."""
+        self._restore.start(engine_id)
+
+    def withdraw(self, owner: str) -> None:
+        """Remove the container and the image that a restore on behalf of `owner` has made."""
+        self._restore.withdraw(owner)
+
+    def tidy(self, live: Collection[str]) -> None:
+        """Remove loaded images that no container uses, and whose owners are not `live`."""
+        self._restore.tidy(live)
+
+    def volume_labels(self, name: str) -> Mapping[str, str] | None:
+        """Return the labels of a named volume; None: there is none."""
+        return self._restore.volume_labels(name)
+
 
 def _ambiguous(ident: str, names: Sequence[str]) -> Refused:
     return Refused(f"{ident!r} stands for several containers: {', '.join(sorted(names))}")
-
-
-def _owner(tag: str) -> str:
-    return tag.rpartition(".")[0]

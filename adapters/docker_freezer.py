@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
+from itertools import chain, repeat
 
 import docker.errors
 
@@ -29,6 +31,8 @@ class Freeze:
     """Until the engine denies it: it may have frozen the container and its answer got lost."""
     milliseconds: int = 0
     """How long the container was frozen by us; known when it runs again."""
+    overran: bool = False
+    """Whether it runs again because its time was over."""
 
 
 class Freezer:
@@ -40,21 +44,54 @@ class Freezer:
         self._thaw_delays = thaw_delays
 
     @contextmanager
-    def frozen(self, engine_id: str) -> Iterator[Freeze]:
+    def frozen(self, engine_id: str, limit_ms: int | None = None) -> Iterator[Freeze]:
         """Keep a running container frozen; one that somebody else froze is left alone.
 
-        Raises StillFrozen when it cannot be thawed again, whatever happened within.
+        After `limit_ms` milliseconds it is thawed whether the block has ended or not, and
+        `overran` says so; what the block waits for may go on. Raises StillFrozen when it cannot be
+        thawed in the end, whatever happened within.
         """
-        freeze = Freeze()
+        freeze, over = Freeze(), threading.Event()
         began = time.monotonic()
+        guard = None
         try:
             with translated():
                 freeze.ours = self._pause(engine_id)
+            if freeze.ours and limit_ms is not None:
+                guard = self._guarded(engine_id, freeze, over, began, limit_ms)
             yield freeze
         finally:
-            if freeze.ours:
+            over.set()
+            if guard is not None:
+                guard.join()
+            if freeze.ours and not freeze.overran:
                 self._thaw_ours(engine_id)
-                freeze.milliseconds = round((time.monotonic() - began) * 1000)
+                freeze.milliseconds = _since(began)
+
+    def _guarded(
+        self, engine_id: str, freeze: Freeze, over: threading.Event, began: float, limit_ms: int
+    ) -> threading.Thread:
+        """Start a thread that thaws the container when its time is over."""
+
+        def guard() -> None:
+            if over.wait(began + limit_ms / 1000 - time.monotonic()):
+                return
+            # The block may go on for an hour: no number of attempts is enough.
+            for delay in chain(self._thaw_delays, repeat(self._thaw_delays[-1])):
+                if over.wait(delay):
+                    return  # whoever waits for us tries next
+                try:
+                    self.thaw(engine_id)
+                except TintypeError as error:
+                    _log.error("%s froze too long and cannot be thawed: %s", engine_id[:12], error)
+                    continue
+                freeze.overran, freeze.milliseconds = True, _since(began)
+                _log.warning("%s runs again, after %d ms", engine_id[:12], freeze.milliseconds)
+                return
+
+        thread = threading.Thread(target=guard, name=f"thaw {engine_id[:12]}", daemon=True)
+        thread.start()
+        return thread
 
     def _pause(self, engine_id: str) -> bool:
         """Freeze the container; False when it is frozen already or does not run any more."""
@@ -96,3 +133,7 @@ class Freezer:
             return bool(self._client.get().inspect_container(engine_id)["State"]["Paused"])
         except docker.errors.NotFound:
             return False
+
+
+def _since(began: float) -> int:
+    return round((time.monotonic() - began) * 1000)

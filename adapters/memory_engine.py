@@ -2,62 +2,40 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import itertools
-import json
 import math
 import secrets
-import tarfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from tintype.adapters.memory_events import KILLED, MemoryEvents, actions_between
+from tintype.adapters.memory_container import MemoryContainer, image_config, layers_of
+from tintype.adapters.memory_events import MemoryEvents
+from tintype.adapters.memory_layouts import Layout, build, digest_of
+from tintype.adapters.memory_restore import MemoryRestore
+from tintype.core.dockerfile import require_changes
 from tintype.core.engine import (
     CaptureOptions,
     Container,
     ContainerState,
     EngineAction,
     EngineEvent,
+    Execution,
+    NewContainer,
+    Usage,
     container_uuid,
 )
-from tintype.core.errors import NotFound, Refused, WrongState
+from tintype.core.errors import Interrupted, NotFound, PausedTooLong, Refused, WrongState
 from tintype.core.events import is_uuid
+from tintype.core.scrub import check_scrubbable
 
 CHUNK_SIZE = 64 * 1024
 """Bytes per chunk that `MemoryCapture.read` yields."""
 
 _CAPTURABLE = (ContainerState.RUNNING, ContainerState.STOPPED, ContainerState.PAUSED)
-
-
-@dataclass(slots=True)
-class MemoryContainer:
-    """A container: what is known of it, and its files by absolute path."""
-
-    described: Container
-    files: dict[str, bytes] = field(default_factory=dict)
-    events: MemoryEvents = field(default_factory=MemoryEvents)
-    """Where its changes are logged."""
-
-    @property
-    def state(self) -> ContainerState:
-        """The state it is in now; another one is logged."""
-        return self.described.state
-
-    @state.setter
-    def state(self, state: ContainerState) -> None:
-        self.change(state)
-
-    def change(self, state: ContainerState, exit_code: int = KILLED) -> None:
-        """Bring it into a state; the exit code is of its main process, should that end here."""
-        actions = actions_between(self.described.state, state)
-        self.described = replace(self.described, state=state)
-        for action in actions:
-            self.events.append(action, self.described, exit_code)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +47,8 @@ class MemoryCapture:
     layers: Sequence[str]
     size_bytes: int
     paused_ms: int
+    squashed: bool
+    overran: bool
     _engine: MemoryEngine
 
     @contextmanager
@@ -78,11 +58,22 @@ class MemoryCapture:
         yield (archive[at : at + CHUNK_SIZE] for at in range(0, len(archive), CHUNK_SIZE))
 
 
+@dataclass(slots=True)
+class _Freeze:
+    """What became of an attempt to freeze a container."""
+
+    ours: bool = False
+    overran: bool = False
+    milliseconds: int = 0
+
+
 class MemoryEngine:
     """An engine whose containers a test or a dry run puts there with `add`."""
 
-    def __init__(self, fail: Callable[[str], None] = lambda _method: None) -> None:
-        """Start empty.
+    def __init__(
+        self, fail: Callable[[str], None] = lambda _method: None, *, layout: Layout = "classic"
+    ) -> None:
+        """Start empty; captures are archives of this layout.
 
         `fail` is called with the name of each method of the port before it does anything, with
         `read` before a capture is streamed, and with `commit` while the container is frozen; what
@@ -92,11 +83,20 @@ class MemoryEngine:
         """Every container by its engine id, to be changed at will."""
         self.actions: list[tuple[str, str]] = []
         """Each ("pause" or "unpause", engine id) that this engine did by itself, in order."""
+        self.executed: list[tuple[str, str]] = []
+        """Each command that was executed, after the engine id."""
+        self.free_bytes: int | None = None
+        """What `usage` says of free space."""
+        self.can_squash = True
+        """False: as an engine with containerd's image store."""
+        self._layout = layout
         self._fail = fail
         self._lock = threading.RLock()
         self._events = MemoryEvents()
         self._captures: dict[str, tuple[str, MemoryCapture, bytes]] = {}
         self._numbers = itertools.count(1)
+        self.restore = MemoryRestore(self.by_id, MemoryContainer, self._events, self._lock, fail)
+        """What this engine knows of images, volumes, networks and folders of its host."""
 
     def add(
         self,
@@ -108,6 +108,9 @@ class MemoryEngine:
         volumes: Sequence[str] = (),
         image: str = "busybox:latest",
         engine_id: str | None = None,
+        env: Mapping[str, str] | None = None,
+        published: Mapping[str, str] | None = None,
+        base_layers: int = 1,
     ) -> Container:
         """Make a container and bring it into a state.
 
@@ -120,20 +123,24 @@ class MemoryEngine:
             name=name,
             state=ContainerState.OTHER,
             image=image,
-            image_id=_digest(image.encode()),
+            image_id=digest_of(image.encode()),
             config={
                 "command": ["sleep", "infinity"],
                 "entrypoint": None,
                 "working_dir": "",
                 "user": "",
-                "exposed_ports": [],
+                "exposed_ports": sorted(published or {}),
+                "published_ports": dict(sorted((published or {}).items())),
                 "restart_policy": {"name": "no", "maximum_retry_count": 0},
             },
             labels=dict(labels or {}),
             volumes=tuple(sorted(volumes)),
+            env_names=tuple(sorted(env or {})),
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        made = MemoryContainer(described, dict(files or {}), self._events)
+        made = MemoryContainer(
+            described, dict(files or {}), self._events, dict(env or {}), base_layers
+        )
         with self._lock:
             self.by_id[engine_id] = made
             self._events.append(EngineAction.CREATE, described)
@@ -187,9 +194,9 @@ class MemoryEngine:
             return [each.described for each in self.by_id.values()]
 
     def containers(self) -> Sequence[Container]:
-        """Return all containers, in any state; without `config` and `volumes`."""
+        """Return all containers, in any state; without `config`, `env_names` and `volumes`."""
         self._fail("containers")
-        return [replace(each, config={}, volumes=()) for each in self._every()]
+        return [replace(each, config={}, env_names=(), volumes=()) for each in self._every()]
 
     @contextmanager
     def watch(self, since: int, seconds: float) -> Iterator[Iterator[EngineEvent]]:
@@ -210,27 +217,82 @@ class MemoryEngine:
                 container.state = ContainerState.RUNNING
                 self.actions.append(("unpause", engine_id))
 
+    def check_capture(self, engine_id: str, options: CaptureOptions) -> None:
+        """Raise what `capture` would before it does anything."""
+        self._fail("check_capture")
+        with self._lock:
+            self._check_options(self._capturable(engine_id), options)
+
+    def _check_options(self, made: MemoryContainer, options: CaptureOptions) -> None:
+        require_changes(options.changes)
+        self._must_squash(made, options)
+        check_scrubbable(image_config(made, "", options, 1)["config"], options.unset_env)
+
     def capture(self, container: Container, owner: str, options: CaptureOptions) -> MemoryCapture:
         """Keep the container's files as they are now."""
         self._fail("capture")
         engine_id = container.engine_id
-        began = time.monotonic()
-        frozen = self._freeze(engine_id) if options.pause else False
-        try:
+        with self._lock:
+            self._check_options(self._capturable(engine_id), options)
+        limit = options.max_pause_ms
+        with self._frozen(engine_id, limit) if options.pause else nullcontext(_Freeze()) as freeze:
             self._fail("commit")
             with self._lock:
+                made = self._capturable(engine_id)
+                squash = self._must_squash(made, options)
                 ref = f"tintype-capture/memory:{owner}.{next(self._numbers)}"
-                archive, digest, layers, size = _archive(
-                    self._capturable(engine_id), ref, owner, options
-                )
-        finally:
-            if frozen:
-                self._thaw(engine_id)
-        paused_ms = math.ceil((time.monotonic() - began) * 1000) if frozen else 0
-        capture = MemoryCapture(ref, digest, layers, size, paused_ms, self)
+                own, layers = layers_of(made, squash=squash)
+                config = image_config(made, owner, options, len(layers))
+        if freeze.overran and not options.keep_overrun:
+            raise PausedTooLong(
+                f"container {engine_id[:12]} had to run again after {limit} ms (max_pause_ms),"
+                " before its file system was read"
+            )
+        built = build(ref, config, layers, self._layout)
+        size = own + len(made.described.image)
+        paused_ms = freeze.milliseconds
+        capture = MemoryCapture(
+            ref, built.digest, built.layers, size, paused_ms, squash, freeze.overran, self
+        )
         with self._lock:
-            self._captures[ref] = owner, capture, archive
+            self._captures[ref] = owner, capture, built.data
         return capture
+
+    def _must_squash(self, made: MemoryContainer, options: CaptureOptions) -> bool:
+        squash = options.squash or made.base_layers + 1 > options.max_layers
+        if squash and not self.can_squash:
+            raise Refused("/squash: this engine cannot make one layer of all")
+        return squash
+
+    @contextmanager
+    def _frozen(self, engine_id: str, limit_ms: int | None) -> Iterator[_Freeze]:
+        """Keep a running container frozen, for so long at most.
+
+        What is neither an error nor Interrupted is the end of the process: that thaws nothing.
+        """
+        began = time.monotonic()
+        freeze = _Freeze(ours=self._freeze(engine_id))
+
+        def thaw(*, overran: bool) -> None:
+            with self._lock:
+                if freeze.ours and not freeze.milliseconds:
+                    self._thaw(engine_id)
+                    freeze.overran = overran
+                    freeze.milliseconds = math.ceil((time.monotonic() - began) * 1000)
+
+        timer = threading.Timer((limit_ms or 0) / 1000, thaw, kwargs={"overran": True})
+        if limit_ms is not None:
+            timer.start()
+        killed = False
+        try:
+            yield freeze
+        except BaseException as cut:
+            killed = not isinstance(cut, Exception | Interrupted)
+            raise
+        finally:
+            timer.cancel()
+            if not killed:
+                thaw(overran=False)
 
     def _freeze(self, engine_id: str) -> bool:
         with self._lock:
@@ -241,10 +303,13 @@ class MemoryEngine:
             self.actions.append(("pause", engine_id))
             return True
 
-    def _capturable(self, engine_id: str) -> MemoryContainer:
-        container = self.by_id.get(engine_id)
-        if container is None:
+    def _known(self, engine_id: str) -> MemoryContainer:
+        if engine_id not in self.by_id:
             raise NotFound(f"no container {engine_id!r} on this host")
+        return self.by_id[engine_id]
+
+    def _capturable(self, engine_id: str) -> MemoryContainer:
+        container = self._known(engine_id)
         if container.state not in _CAPTURABLE:
             raise WrongState(f"container {engine_id[:12]} is {container.state}")
         return container
@@ -277,6 +342,26 @@ class MemoryEngine:
         with self._lock:
             return frozenset(owner for owner, _, _ in self._captures.values())
 
+    def usage(self, engine_id: str) -> Usage:
+        """Return what the container's `sizes` say, or what its files take."""
+        self._fail("usage")
+        with self._lock:
+            made = self._known(engine_id)
+            own = sum(map(len, made.files.values()))
+            whole = own + len(made.described.image)
+            return made.sizes or Usage(own, whole, made.base_layers, self.free_bytes)
+
+    def execute(self, engine_id: str, command: str, seconds: float) -> Execution:
+        """Do with the command what the container's `run` does; it takes no time."""
+        self._fail("execute")
+        del seconds
+        with self._lock:
+            made = self._known(engine_id)
+            if made.state is not ContainerState.RUNNING:
+                raise WrongState(f"container {engine_id[:12]} is {made.state}")
+            self.executed.append((engine_id, command))
+        return made.run(command)
+
     def check(self) -> None:
         """Do nothing: this engine always answers, unless `fail` says otherwise."""
         self._fail("check")
@@ -285,47 +370,34 @@ class MemoryEngine:
         """Do nothing: there are no connections."""
         self._fail("close")
 
+    def restored_ref(self, owner: str) -> str:
+        """Return the name that an archive must have for `load` on behalf of `owner`."""
+        return self.restore.restored_ref(owner)
 
-def _archive(
-    container: MemoryContainer, ref: str, owner: str, options: CaptureOptions
-) -> tuple[bytes, str, tuple[str, ...], int]:
-    """Return a docker-archive of the container, its digest, diff ids and unpacked size."""
-    described = container.described
-    volumes = tuple(f"{path.rstrip('/')}/" for path in described.volumes)
-    own = {path: data for path, data in container.files.items() if not path.startswith(volumes)}
-    layers = [_tar({"etc/image": described.image.encode()}), _tar(own)]
-    diff_ids = tuple(_digest(layer) for layer in layers)
-    config = {
-        "architecture": "amd64",
-        "os": "linux",
-        "author": options.author,
-        "comment": options.message,
-        "config": {
-            "Cmd": described.config["command"],
-            "Labels": {**described.labels, **options.labels, "tintype.request_id": owner},
-        },
-        "history": [{"created_by": "base"}, {"author": options.author, "comment": options.message}],
-        "rootfs": {"type": "layers", "diff_ids": diff_ids},
-    }
-    document = json.dumps(config).encode()
-    digest = _digest(document)
-    files = {f"{_digest(layer)[7:]}/layer.tar": layer for layer in layers}
-    name = f"{digest[7:]}.json"
-    manifest = [{"Config": name, "RepoTags": [ref], "Layers": list(files)}]
-    files |= {name: document, "manifest.json": json.dumps(manifest).encode()}
-    size = sum(len(data) for data in own.values()) + len(described.image)
-    return _tar(files), digest, diff_ids, size
+    def load(self, owner: str, archive: Iterable[bytes]) -> str:
+        """Load a docker-archive; return its image's digest. See `MemoryRestore.load`."""
+        return self.restore.load(owner, archive)
 
+    def create(self, owner: str, image: str, wanted: NewContainer) -> Container:
+        """Make a container from a loaded image, not started. See `MemoryRestore.create`."""
+        return self.restore.create(owner, image, wanted)
 
-def _tar(files: Mapping[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for path, data in files.items():
-            member = tarfile.TarInfo(path.lstrip("/"))
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-    return buffer.getvalue()
+    def restored(self, owner: str) -> Container | None:
+        """Return the container that was made for `owner`; None: there is none."""
+        return self.restore.restored(owner)
 
+    def start(self, engine_id: str) -> None:
+        """Start a container; one that runs is fine. Raises NotFound, Refused, Unavailable."""
+        self.restore.start(engine_id)
 
-def _digest(data: bytes) -> str:
-    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+    def withdraw(self, owner: str) -> None:
+        """Remove the container and the image that a restore on behalf of `owner` has made."""
+        self.restore.withdraw(owner)
+
+    def tidy(self, live: Collection[str]) -> None:
+        """Remove loaded images that no container uses, and whose owners are not `live`."""
+        self.restore.tidy(live)
+
+    def volume_labels(self, name: str) -> Mapping[str, str] | None:
+        """Return the labels of a named volume; None: there is none."""
+        return self.restore.volume_labels(name)

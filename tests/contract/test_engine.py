@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import io
 import json
 import secrets
-import tarfile
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Protocol
 
 import pytest
 from docker import DockerClient
 
+from tests.support.captures import content
 from tests.support.docker import PATIENCE, Containers, write
 from tintype.adapters.docker_engine import DockerEngine
 from tintype.adapters.memory_engine import MemoryEngine
 from tintype.adapters.memory_events import REMEMBERED
-from tintype.core.archive import ArchiveStream, ArchiveSummary
 from tintype.core.engine import (
-    Capture,
     CaptureOptions,
     Container,
     ContainerState,
@@ -162,36 +159,6 @@ def new_owner() -> str:
     return str(uuid.uuid4())
 
 
-@dataclass
-class Content:
-    """What a capture was found to hold."""
-
-    summary: ArchiveSummary
-    config: dict[str, Any]
-    files: dict[str, bytes]
-
-
-def content(capture: Capture) -> Content:
-    """Read a capture the way the upload does, checked, and unpack it."""
-    with capture.read() as chunks:
-        stream = ArchiveStream(chunks, "snapshot:1")
-        data = b"".join(stream)
-    files: dict[str, bytes] = {}
-    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-        [manifest] = json.loads(member(archive, "manifest.json"))
-        for layer in manifest["Layers"]:
-            with tarfile.open(fileobj=io.BytesIO(member(archive, layer))) as tar:
-                files |= {f"/{each.name}": member(tar, each.name) for each in tar if each.isfile()}
-        config = json.loads(member(archive, manifest["Config"]))
-    return Content(stream.summary, config, files)
-
-
-def member(archive: tarfile.TarFile, name: str) -> bytes:
-    file = archive.extractfile(name)
-    assert file is not None
-    return file.read()
-
-
 # inspect
 
 
@@ -265,6 +232,7 @@ def test_what_a_restore_needs_is_told(world: World) -> None:
         "working_dir",
         "user",
         "exposed_ports",
+        "published_ports",
         "restart_policy",
     }
     assert json.loads(json.dumps(made.config)) == made.config
@@ -286,7 +254,7 @@ def test_the_list_says_the_same_as_inspect(world: World, state: ContainerState) 
 
     listed = {each.engine_id: each for each in world.engine.containers()}
 
-    assert listed[made.engine_id] == replace(made, config={}, volumes=())
+    assert listed[made.engine_id] == replace(made, config={}, env_names=(), volumes=())
     assert listed[made.engine_id].state is state
     assert listed[other.engine_id].labels == {}
 
@@ -477,7 +445,7 @@ def test_message_author_and_labels_are_in_the_image(world: World) -> None:
     labels = {"changed": "new", 'k $x "y"': AWKWARD, "empty": ""}
     options = CaptureOptions(pause=True, message=AWKWARD, author="A <a@example>", labels=labels)
 
-    config = content(world.engine.capture(made, owner, options)).config
+    config = content(world.engine.capture(made, owner, options)).document
 
     assert config["author"] == "A <a@example>"
     assert config["history"][-1]["comment"] == AWKWARD

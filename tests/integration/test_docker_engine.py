@@ -8,21 +8,18 @@ import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import docker.errors
 import pytest
 from docker import DockerClient
 from docker.models.containers import Container
 
-from tests import archives
 from tests.support.docker import Containers, state_of
 from tintype.adapters.docker_engine import DockerEngine
 from tintype.core.engine import CaptureOptions, ContainerState
 from tintype.core.errors import NotFound, Refused
 
 PLAIN = CaptureOptions(pause=True)
-MOST_LAYERS = 125
 
 
 def new_owner() -> str:
@@ -155,32 +152,6 @@ def test_another_tintype_s_captures_are_left_alone(
 
     assert docker_engine.reopen(capture.ref) is not None
     other.close()
-
-
-def test_a_container_runs_on_when_its_image_would_have_too_many_layers(
-    tag: str, docker_engine: DockerEngine, container: Containers, docker_client: DockerClient
-) -> None:
-    layers = [archives.layer({f"layer/{number}": b"x"}) for number in range(MOST_LAYERS)]
-    layers[0] = busybox_layer(docker_client, container.image)
-    docker_client.images.load(archives.classic(layers, tags=[tag]).to_bytes())
-    made = container(image=tag)
-
-    with pytest.raises(Refused, match="max depth exceeded") as raised:
-        captured(docker_engine, made, new_owner())
-
-    assert type(raised.value) is Refused
-    assert state_of(made) == "running"
-    assert docker_engine.owners() == frozenset()
-
-
-def busybox_layer(client: DockerClient, image: str) -> bytes:
-    """Return the file system of an image as one layer."""
-    made = client.containers.create(image)
-    try:
-        chunks: Any = made.export()  # bytes; the stubs say str
-        return b"".join(chunks)
-    finally:
-        made.remove()
 
 
 @pytest.mark.parametrize("seconds", [0, 0.5], ids=["before-the-commit", "in-the-commit"])

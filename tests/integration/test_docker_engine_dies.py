@@ -90,6 +90,30 @@ def test_an_engine_killed_while_it_is_watched(connect: Connect, dockerd: Dockerd
     assert [each.engine_id for each in engine.containers()] == [made.id]
 
 
+def test_an_engine_killed_while_it_makes_one_layer(
+    connect: Connect, dockerd: Dockerd, filled: str
+) -> None:
+    engine, owner = connect(dockerd.url), str(uuid.uuid4())
+    options = CaptureOptions(pause=True, squash=True)
+    with closing(docker.DockerClient(dockerd.url, timeout=120)) as client:
+        with ThreadPoolExecutor(1) as pool:
+            running = pool.submit(engine.capture, engine.inspect(filled), owner, options)
+            while len(client.containers.list(all=True)) < 2:
+                pass
+            dockerd.kill()
+            with pytest.raises(Unavailable):
+                running.result(timeout=60)
+        dockerd.start()
+        assert len(client.containers.list(all=True)) == 2
+        assert engine.owners() == {owner}
+
+        engine.discard(owner)
+
+        assert engine.owners() == frozenset()
+        assert [each.id for each in client.containers.list(all=True)] == [filled]
+        assert [each.tags for each in client.images.list()] == [["tintype-test/busybox:latest"]]
+
+
 def runs(dockerd: Dockerd, engine_id: str) -> bool:
     """Tell whether the container's processes really run: none can be started in a frozen one."""
     with closing(docker.DockerClient(dockerd.url, timeout=20)) as client:

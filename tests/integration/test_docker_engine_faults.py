@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,14 @@ from tests.support.fake_docker import Request, fake_engine
 from tintype.adapters.docker_client import READ_SIZE
 from tintype.adapters.docker_engine import DockerEngine
 from tintype.core.engine import CaptureOptions, Container, ContainerState
-from tintype.core.errors import NotFound, Unavailable
+from tintype.core.errors import (
+    CorruptArchive,
+    NotFound,
+    PausedTooLong,
+    Refused,
+    StillFrozen,
+    Unavailable,
+)
 
 PLAIN = CaptureOptions(pause=True)
 TAG = r"tintype-capture/i:o\.\w+"
@@ -37,6 +47,14 @@ class Script:
         self.lost = False
         """The answer to a pause never comes."""
         self.commit_seconds = 0.0
+        self.attempts_needed = 0
+        """How many unpauses fail first."""
+        self.ends_commit = threading.Event()
+        """Set by the last of them; a commit waits for it, if the test says so."""
+        self.commit_waits = False
+        self.layers = ["sha256:2"]
+        """Of the container's image."""
+        self.info: dict[str, Any] = {"DriverStatus": []}
 
     def answers(self) -> dict[str, Any]:
         return {
@@ -45,6 +63,10 @@ class Script:
             "POST /containers/c1/unpause": self.unpause,
             "POST /commit": self.commit,
             rf"GET /images/{TAG}/json": lambda request: request.json(200, IMAGE),
+            "GET /images/sha256:0/json": lambda request: request.json(
+                200, {**IMAGE, "RootFS": {"Layers": self.layers}}
+            ),
+            "GET /info": lambda request: request.json(200, self.info),
         }
 
     def attrs(self) -> dict[str, Any]:
@@ -72,11 +94,16 @@ class Script:
         return request.json(self.pause_answer, {"message": "Container c1 is already paused"})
 
     def unpause(self, request: Request) -> None:
-        self.paused = self.paused and not self.thaws
+        self.attempts_needed -= 1
+        self.paused = self.paused and not (self.thaws and self.attempts_needed < 0)
+        if self.attempts_needed < 0:
+            self.ends_commit.set()
         request.json(500 if self.paused else 204, {"message": "runc cannot resume"})
 
     def commit(self, request: Request) -> None:
         time.sleep(self.commit_seconds)
+        if self.commit_waits:
+            assert self.ends_commit.wait(60)
         request.json(201, {"Id": "sha256:1"})
 
 
@@ -163,6 +190,115 @@ def test_a_commit_may_take_longer_than_other_calls(connect: Connect, tmp_path: P
         with pytest.raises(Unavailable, match="timed out"):
             connect(fake.url, commit_timeout=1).capture(CONTAINER, "o", PLAIN)
     assert not script.paused
+
+
+# Frozen for too long
+
+
+@pytest.mark.parametrize("attempts", [0, 5])
+def test_a_container_runs_again_in_time_while_the_commit_goes_on(
+    connect: Connect, tmp_path: Path, attempts: int
+) -> None:
+    script = Script()
+    script.commit_waits, script.attempts_needed = True, attempts
+    options = replace(PLAIN, max_pause_ms=10)
+    with fake_engine(tmp_path, script.answers()) as fake:
+        engine = connect(fake.url, thaw_delays=(0, 0.01))
+
+        with pytest.raises(PausedTooLong, match="10 ms"):
+            engine.capture(CONTAINER, "o", options)
+
+    assert not script.paused
+    assert fake.seen.count("POST /containers/c1/unpause") == attempts + 1
+    assert any(re.fullmatch(f"DELETE /images/{TAG}", each) for each in fake.seen)
+
+
+def test_a_commit_that_never_ends_is_told_as_frozen_too_long(
+    connect: Connect, tmp_path: Path
+) -> None:
+    script = Script()
+    answers = {**script.answers(), "POST /commit": Request.stall}
+    with fake_engine(tmp_path, answers) as fake:
+        engine = connect(fake.url, commit_timeout=1)
+
+        with pytest.raises(PausedTooLong) as raised:
+            engine.capture(CONTAINER, "o", replace(PLAIN, max_pause_ms=10))
+        assert isinstance(raised.value.__cause__, Unavailable)
+        assert not script.paused
+        with pytest.raises(Unavailable, match="timed out"):
+            engine.capture(CONTAINER, "o", replace(PLAIN, max_pause_ms=10, keep_overrun=True))
+    assert not script.paused
+
+
+def test_a_timer_that_cannot_thaw_hides_nothing(connect: Connect, tmp_path: Path) -> None:
+    script = Script()
+    script.thaws, script.commit_waits, script.attempts_needed = False, True, 5
+    options = replace(PLAIN, max_pause_ms=10)
+    with (
+        fake_engine(tmp_path, script.answers()) as fake,
+        pytest.raises(StillFrozen, match="STILL FROZEN"),
+    ):
+        connect(fake.url, thaw_delays=(0, 0.01)).capture(CONTAINER, "o", options)
+
+    assert script.paused
+
+
+# Squashing
+
+
+def test_half_an_export_becomes_no_image(connect: Connect, tmp_path: Path) -> None:
+    script = Script()
+    script.layers = [f"sha256:{number}" for number in range(125)]
+    sent: list[bytes] = []
+
+    def export(request: Request) -> None:
+        request.begin_chunks()
+        request.chunk(bytes(1023) + b"x" + bytes(1023))
+        request.chunk(b"")
+
+    def create(request: Request) -> None:
+        while data := request.rfile.read1(1 << 16):
+            sent.append(data)
+        request.close_connection = True
+
+    answers = {
+        **script.answers(),
+        "GET /containers/c1/export": export,
+        "POST /images/create": create,
+    }
+    with fake_engine(tmp_path, answers) as fake, pytest.raises(CorruptArchive, match="ends early"):
+        connect(fake.url).capture(CONTAINER, "o", PLAIN)
+
+    assert not b"".join(sent).endswith(b"0\r\n\r\n")  # the last chunk, which says that all is sent
+    assert "POST /commit" not in fake.seen
+    assert not script.paused
+
+
+@pytest.mark.parametrize("options", [replace(PLAIN, squash=True), replace(PLAIN, max_layers=1)])
+def test_containerds_store_is_refused_before_the_container_is_frozen(
+    connect: Connect, tmp_path: Path, options: CaptureOptions
+) -> None:
+    script = Script()
+    script.info = {"DriverStatus": [["driver-type", "io.containerd.snapshotter.v1"]]}
+    with fake_engine(tmp_path, script.answers()) as fake, pytest.raises(Refused, match="squash"):
+        connect(fake.url).capture(CONTAINER, "o", options)
+
+    assert "POST /containers/c1/pause" not in fake.seen
+
+
+# Versions
+
+
+@pytest.mark.parametrize("version", ["1.24", "1.41", "1.45", "1.99"])
+def test_the_engine_is_spoken_to_in_its_own_version(
+    connect: Connect, tmp_path: Path, version: str
+) -> None:
+    script = Script()
+    with fake_engine(tmp_path, script.answers(), version) as fake:
+        capture = connect(fake.url).capture(CONTAINER, "o", PLAIN)
+
+    assert capture.digest == IMAGE["Id"]
+    assert fake.versions == {"", version}  # what it speaks is asked without one
 
 
 # Streaming

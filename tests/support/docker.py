@@ -22,6 +22,7 @@ import pytest
 from docker import DockerClient
 from docker.models.containers import Container
 
+from tests import archives
 from tintype.adapters.docker_engine import DockerEngine
 from tintype.core.engine import ContainerState
 
@@ -48,20 +49,19 @@ class Containers:
         labels: Mapping[str, str] | None = None,
         volumes: Sequence[str] = (),
         image: str | None = None,
-        stop_signal: str | None = None,
-        tmpfs: Mapping[str, str] | None = None,
+        **settings: Any,
     ) -> Container:
-        """Make a container with files, volumes that nobody else has, and bring it into a state."""
+        """Make a container with files, volumes that nobody else has, and bring it into a state.
+
+        `settings` are further ones of the SDK's `create`.
+        """
         made = self.client.containers.create(
             image or self.image,
-            ["/bin/busybox", "sleep", "1000"],
+            settings.pop("command", ["/bin/busybox", "sleep", "1000"]),
             name=name or f"tintype-test-{secrets.token_hex(6)}",
             labels=dict(labels or {}),
             volumes=list(volumes),
-            tmpfs=dict(tmpfs or {}),
-            stop_signal=stop_signal,
-            network_mode="none",
-            init=False,
+            **{"network_mode": "none", "init": False, **settings},
         )
         self._made.append(made)
         if state is not ContainerState.OTHER:
@@ -93,6 +93,18 @@ def write(container: Container, path: str, data: bytes) -> None:
         member.size = len(data)
         tar.addfile(member, io.BytesIO(data))
     assert container.put_archive("/", buffer.getvalue())
+
+
+def load_layered(client: DockerClient, image: str, tag: str, layers: int) -> None:
+    """Make an image named `tag` with so many layers, the lowest being all of another image."""
+    made = client.containers.create(image, ["none"])
+    try:
+        chunks: Any = made.export()  # bytes; the stubs say str
+        lowest = b"".join(chunks)
+    finally:
+        made.remove()
+    others = [archives.layer({f"layer/{number}": b"x"}) for number in range(1, layers)]
+    client.images.load(archives.classic([lowest, *others], tags=[tag]).to_bytes())
 
 
 def fill(container: Container, megabytes: int) -> None:

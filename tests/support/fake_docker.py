@@ -26,7 +26,8 @@ class Request(BaseHTTPRequestHandler):
     def handle_any(self) -> None:
         """Read the body and leave the rest to the test's answer for this path."""
         self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        path = re.sub(r"^/v[\d.]+", "", self.path.partition("?")[0])
+        version, path = _split(self.path.partition("?")[0])
+        self.server.versions.add(version)
         self.server.seen.append(f"{self.command} {path}")
         for pattern, answer in self.server.answers.items():
             if re.fullmatch(pattern, f"{self.command} {path}"):
@@ -87,13 +88,15 @@ class FakeEngine(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, path: Path, answers: dict[str, Answer]) -> None:
-        """Listen at `path`."""
+    def __init__(self, path: Path, answers: dict[str, Answer], version: str) -> None:
+        """Listen at `path`, and speak that version of the API."""
         self.answers: dict[str, Answer] = {
-            "GET /version": lambda request: request.json(200, {"ApiVersion": VERSION}),
+            "GET /version": lambda request: request.json(200, {"ApiVersion": version}),
             **answers,
         }
         self.seen: list[str] = []
+        self.versions: set[str] = set()
+        """Versions of the API that were asked for; empty where none is."""
         self.left = threading.Event()
         """A client has gone while it was being kept waiting."""
         self.over = threading.Event()
@@ -102,9 +105,11 @@ class FakeEngine(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
 
 @contextmanager
-def fake_engine(folder: Path, answers: dict[str, Answer]) -> Iterator[FakeEngine]:
+def fake_engine(
+    folder: Path, answers: dict[str, Answer], version: str = VERSION
+) -> Iterator[FakeEngine]:
     """Run a fake engine for as long as the context lasts."""
-    with FakeEngine(folder / "docker.sock", answers) as server:
+    with FakeEngine(folder / "docker.sock", answers, version) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
         try:
@@ -113,3 +118,9 @@ def fake_engine(folder: Path, answers: dict[str, Answer]) -> Iterator[FakeEngine
             server.over.set()
             server.shutdown()
             thread.join()
+
+
+def _split(path: str) -> tuple[str, str]:
+    """Return the version of the API in a path, and the rest."""
+    match = re.match(r"/v([\d.]+)(/.*)", path)
+    return (match[1], match[2]) if match else ("", path)
