@@ -1,6 +1,6 @@
 """A request's body that is sent once or not at all, and whose own failures come out as they are.
 
-For requests, urllib3 and what is built on them.
+For requests, urllib3 and what is built on them: images go to stores in it, archives to the engine.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ class SourceFailed(BaseException):
 
     Not an `Exception`, so that nothing on the way takes it for a network failure: urllib3 swallows
     a BrokenPipeError and requests wraps an OSError, whoever raised it. What it does pass through
-    closes the connection without a last chunk, and Glance puts the image back to `queued`.
+    closes the connection without a last chunk, so that the receiver knows that it lacks something:
+    Glance puts the image back to `queued`, a registry and the engine keep nothing.
     """
 
 
@@ -34,7 +35,7 @@ class SendOnce:
 
     def __iter__(self) -> Iterator[bytes]:
         if self._begun:
-            self.failure = Unavailable("the image service wants the data a second time")
+            self.failure = Unavailable("the data of an upload is wanted a second time")
             raise SourceFailed
         self._begun = True
         chunk = self._first

@@ -516,6 +516,128 @@ def test_a_quota_does_not_count_for_the_service(
     assert glance.reserve(spec).owner == limited_glance.project_id
 
 
+MIB = 1024 * 1024
+
+
+def test_the_room_is_what_a_project_s_limit_leaves(
+    cloud: Cloud, limited_glance: LimitedGlance
+) -> None:
+    address, project = limited_glance.url, limited_glance.project_id
+    version = "/v3"  # some leave it out of Keystone's address
+    keystone = cloud.service.auth_url.removesuffix(version)
+    glance = cloud.store(endpoint_override=address, auth_url=keystone)
+    assert glance.room(project) == 1_000_000 * MIB, "the default that the stack has registered"
+    limited_glance.limit("image_size_total", 10)
+    for size in (1_000_001, 2_000_000):
+        spec = cloud.spec(owner=project)
+        glance.reserve(spec)
+        glance.upload(spec.id, iter([bytes(size)]))
+    hide(cloud, spec.id)
+    left = 10 * MIB - 3_000_001
+    assert glance.room(project) == left
+    dave = glance.acting_with(cloud.token(limited_glance.dave))
+    assert dave.room(project) == left, "with the service's eyes"
+    assert dave.room(None) == 8 * MIB, "Glance counts whole MiB"
+    assert cloud.store(cloud.bob, endpoint_override=address).room(project) is None
+
+
+def hide(cloud: Cloud, image_id: str) -> None:
+    """Have an image left out of lists."""
+    cloud.connection(cloud.service).session.patch(
+        f"{cloud.service.endpoint_override}/v2/images/{image_id}",
+        json=[{"op": "replace", "path": "/os_hidden", "value": True}],
+        headers={"Content-Type": "application/openstack-images-v2.1-json-patch"},
+    )
+
+
+def test_at_the_limit_there_is_no_room_for_who_uploads_himself(
+    cloud: Cloud, limited_glance: LimitedGlance
+) -> None:
+    glance = cloud.store(endpoint_override=limited_glance.url)
+    limited_glance.limit("image_size_total", 1)
+    one, other = (cloud.spec(owner=limited_glance.project_id) for _ in range(2))
+    for spec in (one, other):
+        glance.reserve(spec)
+    glance.upload(one.id, iter([bytes(MIB)] * 2))
+    assert glance.room(limited_glance.project_id) == 0
+    dave = glance.acting_with(cloud.token(limited_glance.dave))
+    with pytest.raises(TooLarge, match="413"):
+        dave.upload(other.id, iter(CHUNKS))
+    glance.upload(other.id, iter(CHUNKS))  # for nobody else is it one
+    assert glance.complete(other.id, SENT, {}).owner == limited_glance.project_id
+    limited_glance.limit("image_size_total", -1)
+    assert glance.room(limited_glance.project_id) is None
+
+
+def test_no_room_is_known_of_a_glance_without_unified_limits(
+    cloud: Cloud, glance: GlanceStore
+) -> None:
+    assert glance.room(None) is glance.room(cloud.project_id(cloud.alice)) is None
+    assert scripted((404, {})).room(None) is None, "a Glance of before the call"
+    with pytest.raises(Unavailable, match="500"):
+        scripted((500, {})).room(None)
+
+
+# Images of others, and images out of use
+
+
+def test_an_image_of_whatever_origin_can_be_described(cloud: Cloud, glance: GlanceStore) -> None:
+    """What somebody may leave out is None, and nothing that is Glance's own is a property."""
+    spec = cloud.spec()
+    document = cloud.connection(cloud.alice).session.post(
+        f"{cloud.alice.endpoint_override}/v2/images", json={"id": spec.id, "visibility": "private"}
+    )
+    bare = glance.describe(document.json()["id"])
+    assert (bare.name, bare.tag, dict(bare.properties)) == (None, None, {})
+    alpha = cloud.project_id(cloud.alice)
+    statuses = [ImageStatus.QUEUED]
+    assert spec.id in [image.id for image in glance.find(alpha, {}, statuses=statuses)]
+    assert spec.id not in [image.id for image in glance.find(alpha, {}, name="", statuses=statuses)]
+
+
+def test_an_image_of_zun_s_tells_what_its_data_is(cloud: Cloud, glance: GlanceStore) -> None:
+    spec, marker = cloud.spec(), str(uuid.uuid4())
+    alice = cloud.connection(cloud.alice).session
+    alice.post(
+        f"{cloud.alice.endpoint_override}/v2/images",
+        json={
+            "id": spec.id,
+            "name": "from-zun",
+            "tags": ["z", "a", "m"],
+            "container_format": "docker",
+            "disk_format": "raw",
+            "container_uuid": marker,
+        },
+    )
+    glance.upload(spec.id, iter(CHUNKS))
+    image = glance.describe(spec.id)
+    assert (image.name, image.tag, image.visibility) == ("from-zun", "a", "shared")
+    assert image.properties == {"container_uuid": marker, "container_format": "docker"}
+    formats = {"container_uuid": marker, "container_format": "docker"}
+    assert glance.find(image.owner, formats) == [image]
+    assert glance.find(image.owner, {**formats, "container_format": "bare"}) == []
+
+
+def test_a_deactivated_image_is_neither_found_nor_read(cloud: Cloud, glance: GlanceStore) -> None:
+    """Whom Glance takes for an administrator it would give the data all the same."""
+    alpha, wanted = cloud.project_id(cloud.alice), {"container_uuid": str(uuid.uuid4())}
+    spec = cloud.spec(owner=alpha, **wanted)
+    glance.reserve(spec)
+    glance.upload(spec.id, iter(CHUNKS))
+    actions = f"{cloud.service.endpoint_override}/v2/images/{spec.id}/actions"
+    session = cloud.connection(cloud.service).session
+    session.post(f"{actions}/deactivate")
+    assert session.get(f"{actions.removesuffix('actions')}file").ok
+    for store in (glance, cloud.store(cloud.alice), glance.acting_with(cloud.token(cloud.alice))):
+        with pytest.raises(Refused, match="deactivated"), store.download(spec.id):
+            pass
+        assert store.find(alpha, wanted, statuses=list(ImageStatus)) == []
+    assert glance.describe(spec.id).status is ImageStatus.ACTIVE
+    session.post(f"{actions}/reactivate")
+    with glance.download(spec.id) as chunks:
+        assert b"".join(chunks) == DATA
+
+
 # Images that were reserved beforehand
 
 

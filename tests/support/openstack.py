@@ -102,8 +102,16 @@ class LimitedGlance:
     _admin: Session
 
     def limit(self, resource: str, most: int) -> None:
-        """Give dave's project a quota (`image_count_total`, or `image_size_total` in MiB)."""
+        """Give dave's project a quota (`image_count_total`, or `image_size_total` in MiB).
+
+        It may have one already; -1 is no limit.
+        """
         keystone = self.dave.auth_url
+        own = f"{keystone}/limits?resource_name={resource}&project_id={self.project_id}"
+        for limit in self._admin.get(own).json()["limits"]:
+            change = {"limit": {"resource_limit": most}}
+            self._admin.patch(f"{keystone}/limits/{limit['id']}", json=change)
+            return
         defaults = f"{keystone}/registered_limits?resource_name={resource}"
         (default,) = self._admin.get(defaults).json()["registered_limits"]
         limit = {

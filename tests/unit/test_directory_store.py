@@ -10,12 +10,14 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tintype.adapters.directory import DirectoryStore, Record
-from tintype.core.errors import Invalid, NotFound, Unavailable
+from tintype.adapters.directory import DirectoryStore
+from tintype.adapters.directory_files import Record
+from tintype.core.errors import Invalid, NotFound, Refused, Unavailable
 from tintype.core.images import ImageSpec, ImageStatus
 
 KILLED_MIDWAY = """
@@ -159,6 +161,29 @@ def test_a_damaged_record_is_said_to_be_one(store: DirectoryStore) -> None:
     (folder(store, image.id) / "image.json").write_text("{")
     with pytest.raises(Unavailable, match=r"image\.json"):
         store.describe(image.id)
+
+
+def test_the_room_is_what_the_file_system_has(store: DirectoryStore, tmp_path: Path) -> None:
+    def free() -> int:
+        figures = os.statvfs(tmp_path)
+        return figures.f_bavail * figures.f_frsize
+
+    least, room, most = free(), store.room("alpha"), free()  # others write there too
+    assert min(least, most) - 2**30 < room < max(least, most) + 2**30
+    assert not (tmp_path / "deep").exists(), "to look makes nothing"
+    store.reserve(spec())
+    assert store.room(None) > 0
+
+
+def test_an_image_for_others_is_refused_before_anything_is_made(
+    store: DirectoryStore, tmp_path: Path
+) -> None:
+    image = replace(spec(), visibility="shared")
+    with pytest.raises(
+        Refused, match=r"/visibility: .*`directory` can only be private, not shared"
+    ):
+        store.reserve(image)
+    assert not (tmp_path / "deep").exists()
 
 
 def test_a_root_that_cannot_be_made_is_unavailable(tmp_path: Path) -> None:
