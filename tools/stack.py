@@ -72,7 +72,7 @@ def _status(layout: Layout, _: argparse.Namespace) -> int:
         running = service.running() if name in members else bool(service.pids())
         state = "up" if running else "FAILED" if name in members else "down"
         pids = " ".join(map(str, service.pids())) or "-"
-        print(f"{name:10} {state:7} pid {pids:13} {service.where() if name in members else ''}")
+        print(f"{name:15} {state:7} pid {pids:13} {service.where() if name in members else ''}")
         broken += state == "FAILED"
     return 1 if broken else 0
 
