@@ -6,13 +6,15 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 
-from tintype.core.errors import NotFound, Refused, TimedOut, TintypeError, Unavailable
+from tintype.core.errors import NotFound, TimedOut, TintypeError, Unavailable
 from tintype.core.events import SNAPSHOT_END, SNAPSHOT_ERROR, Event, derived_id
 from tintype.core.images import ImageStatus, ImageStore
 from tintype.core.ports import Services
 from tintype.core.snapshot import ABORT, FINISH, ROTATE, SWEEP, Copy, Snapshot
-from tintype.handlers import rotate
+from tintype.handlers import hooks, rotate
+from tintype.handlers.routed import given_up, routers_deadline
 
 LOG = logging.getLogger(__name__)
 
@@ -27,13 +29,14 @@ def finish(event: Event, services: Services) -> Iterator[Event]:
     Older images of its series are only named here. They are deleted when the end is certain: else
     one who undoes the new image after a crash, as late as that may be, would leave none at all.
     """
-    if _given_up(Snapshot.load(event), services):
+    if given_up(Snapshot.load(event), services):
         late = TimedOut("its router has given the request up by now: the deadline has passed")
         yield Snapshot.load(event).failed(FINISH, late).step(ABORT)
         return
     snapshot = _finished(Snapshot.load(event), services)
     outdated = rotate.outdated(snapshot, services)
-    left = _clean_engine(snapshot, services)
+    snapshot, left = _without_lost(snapshot, services)
+    left += _clean_engine(snapshot, services)
     yield snapshot.event(
         SNAPSHOT_END,
         status="active",
@@ -46,27 +49,10 @@ def finish(event: Event, services: Services) -> Iterator[Event]:
         yield snapshot.step(SWEEP)
 
 
-def _given_up(snapshot: Snapshot, services: Services) -> bool:
-    """Tell whether a request's router answers in our stead, as it does after the deadline."""
-    deadline = _routers_deadline(snapshot)
-    return deadline is not None and services.clock.now() >= deadline
-
-
-def _routers_deadline(snapshot: Snapshot) -> datetime | None:
-    """Return when the request's router answers in our stead.
-
-    Without a router nobody else answers, and an image that is whole is told of however late.
-    """
-    deadline = snapshot.request.get("deadline")
-    if deadline is None or "accept_by" not in snapshot.request:
-        return None
-    return datetime.fromisoformat(deadline)
-
-
 def make_room(event: Event, services: Services) -> Iterator[Event]:
     """Delete the images that the new one makes superfluous, and what `sweep` would."""
-    snapshot = Snapshot.load(event)
-    left = _clean_engine(snapshot, services)
+    snapshot, left = _without_lost(Snapshot.load(event), services)
+    left += _clean_engine(snapshot, services)
     try:
         if _told_in_time(snapshot, services):
             left += rotate.delete(snapshot, services)
@@ -82,7 +68,7 @@ def _told_in_time(snapshot: Snapshot, services: Services) -> bool:
     It does unless it hears of the end by the deadline, and deletes the image. Raises Unavailable
     while the bus may still take the end in time.
     """
-    deadline = _routers_deadline(snapshot)
+    deadline = routers_deadline(snapshot)
     if deadline is None:
         return True
     told_at = services.confirmed_at(derived_id(snapshot.request_id, SNAPSHOT_END))
@@ -95,7 +81,13 @@ def _told_in_time(snapshot: Snapshot, services: Services) -> bool:
 
 
 def abort(event: Event, services: Services) -> Iterator[Event]:
-    """Undo a failed snapshot and announce the failure, with the truth about the images."""
+    """Undo a failed snapshot and announce the failure, with the truth about the images.
+
+    The container's own second command comes first; that it was run is a step of its own.
+    """
+    if Snapshot.load(event).hook_open and event.attempt <= QUIET_ATTEMPTS:
+        yield _closed(Snapshot.load(event), services).step(ABORT)
+        return
     snapshot = _finished(Snapshot.load(event), services)
     assert snapshot.fault is not None
     images_left = _clean_stores(snapshot, services)
@@ -105,18 +97,22 @@ def abort(event: Event, services: Services) -> Iterator[Event]:
         _try_again(left)
     snapshot = replace(snapshot, fault=replace(snapshot.fault, image_deleted=not images_left))
     yield snapshot.event(SNAPSHOT_ERROR, status="error", duration_ms=_duration_ms(snapshot))
-    if left:
+    if left or snapshot.hook_open:
         yield snapshot.step(SWEEP)
 
 
 def sweep(event: Event, services: Services) -> Iterator[Event]:
     """Remove what was left when the bus was told: until it succeeds, or is refused for good."""
     snapshot = Snapshot.load(event)
-    left = _clean_engine(snapshot, services)
-    if snapshot.fault is not None:
-        left += _clean_stores(snapshot, services)
+    if snapshot.fault is None:
+        snapshot, left = _without_lost(snapshot, services)
+    else:
+        left = _clean_stores(snapshot, services)
+    left += _clean_engine(snapshot, services)
+    if snapshot.hook_open:
+        yield _closed(snapshot, services).step(SWEEP)
+        return
     _settle(snapshot, left)
-    yield from ()
 
 
 def _settle(snapshot: Snapshot, left: list[TintypeError]) -> None:
@@ -147,14 +143,38 @@ def _clean_engine(snapshot: Snapshot, services: Services) -> list[TintypeError]:
     return _undone(chores)
 
 
+def _closed(snapshot: Snapshot, services: Services) -> Snapshot:
+    """Run the container's own second command: in a frozen container none runs.
+
+    Raises Unavailable.
+    """
+    if snapshot.pause_intended:
+        services.engine.thaw(str(snapshot.engine_container_id))
+        snapshot = replace(snapshot, pause_intended=0)
+    return hooks.closed(snapshot, services, last=False)
+
+
+def _without_lost(snapshot: Snapshot, services: Services) -> tuple[Snapshot, list[TintypeError]]:
+    """Delete the images of the stores that were given up; return what could not be done, too."""
+    left: list[TintypeError] = []
+    for copy in snapshot.copies:
+        if copy.fault is not None:
+            failures = _undone([partial(_discard_copy, snapshot, copy, services)])
+            told = replace(copy.fault, image_deleted=not failures)
+            snapshot = snapshot.with_copy(replace(copy, fault=told))
+            left += failures
+    return snapshot, left
+
+
 def _clean_stores(snapshot: Snapshot, services: Services) -> list[TintypeError]:
-    """Delete the images of a failed snapshot; return what could not be done."""
-    return _undone(
-        [
-            lambda copy=copy: _discard_copy(snapshot, copy, services)  # type: ignore[misc]
-            for copy in snapshot.copies or _copies_asked_for(snapshot, services)
-        ]
-    )
+    """Delete the images of a failed snapshot; return what could not be done.
+
+    A dry run makes none, and leaves one that was reserved to whoever reserved it.
+    """
+    if snapshot.request.get("dry_run"):
+        return []
+    copies = snapshot.copies or _copies_asked_for(snapshot, services)
+    return _undone([partial(_discard_copy, snapshot, copy, services) for copy in copies])
 
 
 def _copies_asked_for(snapshot: Snapshot, services: Services) -> list[Copy]:
@@ -167,9 +187,7 @@ def _copies_asked_for(snapshot: Snapshot, services: Services) -> list[Copy]:
 
 
 def _discard_copy(snapshot: Snapshot, copy: Copy, services: Services) -> None:
-    store = services.stores.get(copy.name)
-    if store is None:
-        raise Refused(f"the store {copy.name!r} is not configured here any more")
+    store = services.store(copy.name, copy.repository)
     for image_id in copy.spent:
         store.discard(image_id)
     if copy.reserved or _waits_for_us(snapshot, copy, store):

@@ -25,10 +25,10 @@ def outdated(snapshot: Snapshot, services: Services) -> tuple[Mapping[str, str],
         return ()
     found = []
     for copy in snapshot.copies:
-        store = services.stores.get(copy.name)
-        if store is None:
+        if copy.fault is not None:
             continue
         try:
+            store = services.store(copy.name, copy.repository)
             images = _outdated_in(store, copy, snapshot, services)
         except TintypeError as error:
             LOG.warning("request %s: not rotated in %s: %s", snapshot.request_id, copy.name, error)
@@ -45,10 +45,10 @@ def delete(snapshot: Snapshot, services: Services) -> list[TintypeError]:
     away: list[TintypeError] = []
     for copy in snapshot.copies:
         named = [each["image_id"] for each in snapshot.rotating if each["store"] == copy.name]
-        store = services.stores.get(copy.name)
-        if store is None or not named:
+        if not named:
             continue
         try:
+            store = services.store(copy.name, copy.repository)
             still = {image.id for image in _outdated_in(store, copy, snapshot, services)}
         except Unavailable as error:
             away.append(error)

@@ -31,7 +31,7 @@ from tintype.core.rules import (
     Rule,
     rule_of_labels,
 )
-from tintype.core.snapshot import rejection
+from tintype.core.steps import rejection
 
 TRIGGER_OF: Mapping[str, str] = {CONTAINER_STOP: STOP, CONTAINER_DELETE_START: BEFORE_DELETE}
 """Event type -> what a rule is `on`."""

@@ -70,7 +70,7 @@ def schema_of(event_type: str) -> str:
     return "container" if is_lifecycle(event_type) else event_type
 
 
-NO_EVENTS = frozenset({"container", "image.snapshot", "trigger.rule"})
+NO_EVENTS = frozenset({"container", "container.restore", "image.snapshot", "trigger.rule"})
 """Schemas of no event type of their own."""
 
 KNOWN = (
@@ -100,10 +100,37 @@ def validate(event_type: Any, payload: Any) -> list[Violation]:
     except RecursionError:
         return [Violation("", "a document nested less deeply", "one too deep to be checked")]
     found.sort(key=lambda error: len(error.absolute_path))
-    return [violation for error in found for violation in _explain(error)][:VIOLATIONS_TOLD]
+    secret = _secret_fields(validator.schema)
+    return [violation for error in found for violation in _explain(error, secret)][:VIOLATIONS_TOLD]
 
 
-def _explain(error: ValidationError) -> Iterable[Violation]:
+def _secret_fields(schema: Any) -> frozenset[str]:
+    """Return the fields whose values, and all within, stand in no message."""
+    fields = schema.get("properties", {}).items()
+    return frozenset(name for name, field in fields if field.get("x-secret", False))
+
+
+def _shown(error: ValidationError, secret: frozenset[str]) -> str:
+    """Return what came, cut short; of what may hold a secret only its type."""
+    instance: Any = error.instance
+    whole = not error.absolute_path and isinstance(instance, dict)
+    if (whole and secret & instance.keys()) or secret.intersection(islice(error.absolute_path, 1)):
+        return f"{_TYPES.get(type(instance), 'something else')} that is not shown"
+    return reprlib.repr(instance)
+
+
+_TYPES = {
+    str: "text",
+    bool: "a boolean",
+    int: "a number",
+    float: "a number",
+    list: "a list",
+    dict: "an object",
+    type(None): "null",
+}
+
+
+def _explain(error: ValidationError, secret: frozenset[str]) -> Iterable[Violation]:
     """Say where, what was expected and what came, and name missing and unknown fields."""
     pointer = "".join(f"/{_escape(part)}" for part in error.absolute_path)
     # The package's own types allow for values that a failed keyword never has.
@@ -123,7 +150,7 @@ def _explain(error: ValidationError) -> Iterable[Violation]:
             Violation(f"{pointer}/{_escape(name)}", expected, "an unknown field")
             for name in unknown[:10]
         ]
-    return [Violation(pointer, _expectation(error), reprlib.repr(instance))]
+    return [Violation(pointer, _expectation(error), _shown(error, secret))]
 
 
 def _expectation(error: ValidationError) -> str:

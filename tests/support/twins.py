@@ -18,7 +18,7 @@ from tintype.adapters.sql_dispatches import SqlDispatches
 from tintype.adapters.sql_index import SqlIndex
 from tintype.adapters.sql_reservations import SqlReservations
 from tintype.adapters.sqlite_journal import SqliteJournal
-from tintype.core.commits import Caller, Commits
+from tintype.core.commits import Commits
 from tintype.core.dispatcher import Dispatcher, Patience
 from tintype.core.engine import Container, ContainerState
 from tintype.core.errors import Refused
@@ -35,13 +35,16 @@ from tintype.core.events import (
 )
 from tintype.core.index import Sighting
 from tintype.core.intake import Calls, Intake
+from tintype.core.jobs import Fault
 from tintype.core.moments import utc_text
 from tintype.core.ownership import may_use
+from tintype.core.policy import Policy
 from tintype.core.ports import Admission, Cancellation, Handler, OutboxRow, Services, Work
+from tintype.core.promises import Caller
 from tintype.core.reservation import Reservation
 from tintype.core.router import Router
 from tintype.core.runner import Backoff, Runner
-from tintype.core.snapshot import Copy, Fault, Snapshot
+from tintype.core.snapshot import Copy, Snapshot
 from tintype.core.tidier import Tidier
 from tintype.handlers import cleanup, table
 from tintype.schemas import validate
@@ -198,6 +201,7 @@ class Bench:
     store_names: Sequence[str] = ("glance", "directory")
     default_stores: Sequence[str] = ("glance",)
     table: Mapping[str, Handler] = field(default_factory=table)
+    policy: Policy = field(default_factory=Policy)
     progress: list[Event] = field(default_factory=list)
     asked: list[str | None] = field(default_factory=list)
     """What the agent was asked to tell of."""
@@ -226,6 +230,7 @@ class Bench:
             default_stores=self.default_stores,
             progress=self.progress.append,
             confirmed_at=self.journal.confirmed_at,
+            policy=self.policy,
         )
 
     def restart(self, journal: SqliteJournal) -> None:

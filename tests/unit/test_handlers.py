@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -12,8 +13,22 @@ from typing import Any
 
 import pytest
 
+from tests.support.steps import (
+    REQUEST_ID,
+    aborted,
+    advance,
+    again,
+    at,
+    only,
+    refused,
+    request,
+    run,
+    turned_down,
+)
 from tests.support.twins import ADMIN, ALICE, HOST, MALLORY, Bench, checked
-from tintype.core.engine import ContainerState
+from tintype.adapters.memory_engine import MemoryEngine
+from tintype.adapters.memory_store import MemoryStore
+from tintype.core.engine import Capture, CaptureOptions, Container, ContainerState, Engine
 from tintype.core.errors import (
     Cancelled,
     CorruptUpload,
@@ -40,25 +55,27 @@ from tintype.core.events import (
     Requester,
     derived_id,
 )
-from tintype.core.images import ImageSpec, ImageStatus
+from tintype.core.images import ImageSpec, ImageStatus, StoredImage
+from tintype.core.jobs import Fault
 from tintype.core.ownership import Ownership
+from tintype.core.policy import Policy
 from tintype.core.snapshot import (
     ABORT,
     CAPTURE,
     FINISH,
+    PREFLIGHT,
+    PREPARE,
+    RELEASE,
     RESERVE,
-    ROTATE,
     SWEEP,
     UPLOAD,
     Copy,
-    Fault,
     Snapshot,
-    accepted_id,
     image_id_for,
 )
-from tintype.handlers import BUILT_IN, cleanup, commit, table, upload
+from tintype.core.steps import CLEANUP, ENTRIES, REQUESTS
+from tintype.handlers import BUILT_IN, acceptance, cleanup, commit, hooks, preflight, table, upload
 
-REQUEST_ID = derived_id("test", "request")
 GIVEN = derived_id("test", "image")
 RUNNING, PAUSED = ContainerState.RUNNING, ContainerState.PAUSED
 
@@ -66,71 +83,6 @@ RUNNING, PAUSED = ContainerState.RUNNING, ContainerState.PAUSED
 @pytest.fixture
 def bench() -> Bench:
     return Bench()
-
-
-def request(who: Requester = ALICE, **fields: Any) -> Event:
-    payload = {"container": "web", "image_name": "snap", "request_id": REQUEST_ID, **fields}
-    return Event(COMMIT_REQUEST, payload, who)
-
-
-def run(bench: Bench, event: Event, **services: Any) -> list[Event]:
-    """Run an event's handler; events for the bus are checked against their schemas."""
-    events = list(table()[event.type](event, replace(bench.services, **services)))
-    for made in events:
-        if made.type not in BUILT_IN:
-            checked(made)
-    return events
-
-
-def only(bench: Bench, event: Event, **services: Any) -> Event:
-    (made,) = run(bench, event, **services)
-    return made
-
-
-def advance(bench: Bench, event: Event, step_type: str) -> Event:
-    """Go from an event to the request's next step of a type."""
-    while event.type != step_type:
-        (event,) = [made for made in run(bench, event) if made.type in BUILT_IN]
-    return event
-
-
-def at(bench: Bench, step_type: str, who: Requester = ALICE, **fields: Any) -> Event:
-    """Return the first step of a type that a request comes to."""
-    return advance(bench, request(who, **fields), step_type)
-
-
-def again(step: Event, attempt: int = 2) -> Event:
-    return replace(step, attempt=attempt)
-
-
-def refused(bench: Bench, event: Event, error: type[TintypeError], match: str) -> TintypeError:
-    with pytest.raises(error, match=match) as caught:
-        run(bench, event)
-    return caught.value
-
-
-def turned_down(bench: Bench, event: Event) -> dict[str, Any]:
-    """Return the fault of a request that was not accepted; the answer says of which container."""
-    (container,) = bench.engine.containers()
-    step = only(bench, event)
-    assert step.type == ABORT
-    payload = only(bench, step).payload
-    assert payload["container_uuid"] == container.uuid
-    assert payload["container_name"] == container.name
-    assert payload["engine_container_id"] == container.engine_id
-    assert payload["fault"]["phase"] == "accepted"
-    fault: dict[str, Any] = payload["fault"]
-    return fault
-
-
-def aborted(bench: Bench, step: Event, error: TintypeError) -> list[Event]:
-    """Do what the runner does about an error in a step, and return what abort returns."""
-    snapshot = (
-        Snapshot.begin(step, host=HOST, created_at=bench.clock.now().isoformat())
-        if step.type == COMMIT_REQUEST
-        else Snapshot.load(step)
-    )
-    return run(bench, snapshot.step(ABORT, fault=Fault.of(error, snapshot.phase)))
 
 
 def reserve_foreign(
@@ -147,9 +99,9 @@ def reserve_foreign(
 
 
 def test_every_step_has_a_handler() -> None:
-    steps = {COMMIT_REQUEST, RESERVE, CAPTURE, UPLOAD, FINISH, ABORT, SWEEP, ROTATE}
-    assert table().keys() >= steps
-    assert BUILT_IN.keys() == steps
+    assert table().keys() >= BUILT_IN.keys() >= CLEANUP | ENTRIES | REQUESTS.keys()
+    of_a_snapshot = {PREFLIGHT, RESERVE, PREPARE, CAPTURE, RELEASE, UPLOAD}
+    assert BUILT_IN.keys() > of_a_snapshot
 
 
 # Accepting
@@ -330,8 +282,10 @@ def test_without_a_project_no_owner_is_claimed(bench: Bench) -> None:
 def test_reserving_again_after_a_crash_finds_the_same_image(bench: Bench) -> None:
     bench.container()
     step = at(bench, RESERVE, stores=["glance", "directory"])
-    first = run(bench, step)
-    assert run(bench, again(step)) == first
+    second = only(bench, step)
+    assert only(bench, again(step)) == second
+    first = run(bench, second)
+    assert run(bench, again(second)) == first
     assert len(bench.images()) == len(bench.images("directory")) == 1
 
 
@@ -442,8 +396,9 @@ def test_an_image_that_waits_for_us_goes_with_a_request_that_fails_at_once(bench
 
 def test_an_image_created_before_a_crash_is_deleted_when_the_request_fails(bench: Bench) -> None:
     bench.container()
-    step = at(bench, RESERVE, stores=["glance", "directory"])
+    step = only(bench, at(bench, RESERVE, stores=["glance", "directory"]))
     run(bench, step)
+    assert len(bench.images()) == len(bench.images("directory")) == 1
     aborted(bench, step, TimedOut("late"))
     assert bench.images() == bench.images("directory") == {}
 
@@ -498,7 +453,7 @@ def test_a_store_that_takes_no_id_is_given_up(bench: Bench) -> None:
 def test_two_stores_are_both_reserved_before_the_start_is_told(bench: Bench) -> None:
     bench.container()
     bench.trouble.plan("directory.reserve", Unavailable("away"))
-    step = at(bench, RESERVE, stores=["glance", "directory"])
+    step = only(bench, at(bench, RESERVE, stores=["glance", "directory"]))
     with pytest.raises(Unavailable):
         run(bench, step)
     start, _ = run(bench, again(step))
@@ -593,7 +548,7 @@ def test_a_container_that_its_user_pauses_after_a_failed_capture_stays_paused(
 def test_a_capture_that_could_not_thaw_keeps_the_intent(bench: Bench) -> None:
     bench.container()
     intended = Snapshot.load(only(bench, at(bench, CAPTURE)))
-    for error in (StillFrozen("frozen"), TimedOut("late")):
+    for error in (StillFrozen("frozen"), TimedOut("late"), Cancelled("stop")):
         assert intended.failed(CAPTURE, error).pause_intended == 1
 
 
@@ -663,6 +618,114 @@ def test_a_capture_carries_the_requests_words(bench: Bench) -> None:
     assert b'"a": "b"' in archive
 
 
+class Asked:
+    """An engine that remembers how it was asked to capture."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.options: list[CaptureOptions] = []
+
+    def capture(self, container: Container, owner: str, options: CaptureOptions) -> Capture:
+        self.options.append(options)
+        return self._engine.capture(container, owner, options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+
+STRICT = Policy(max_layers=7, max_pause_ms=500, keep_overrun=True)
+
+
+@pytest.mark.parametrize(
+    ("fields", "policy", "expected"),
+    [
+        ({}, Policy(), CaptureOptions(pause=True, max_layers=120)),
+        (
+            {},
+            STRICT,
+            CaptureOptions(pause=True, max_layers=7, max_pause_ms=500, keep_overrun=True),
+        ),
+        (
+            {"max_pause_ms": 3.0, "squash": True, "changes": ["USER nobody"]},
+            STRICT,
+            CaptureOptions(
+                pause=True,
+                max_layers=7,
+                max_pause_ms=3,
+                keep_overrun=True,
+                squash=True,
+                changes=("USER nobody",),
+            ),
+        ),
+        ({"pause": False}, STRICT, CaptureOptions(pause=False, max_layers=7, keep_overrun=True)),
+    ],
+)
+def test_a_capture_is_asked_for_as_request_and_policy_have_it(
+    bench: Bench, fields: dict[str, Any], policy: Policy, expected: CaptureOptions
+) -> None:
+    bench.policy = policy
+    bench.container()
+    step = at(bench, CAPTURE, **fields)
+    asked = Asked(bench.engine)
+    while step.type == CAPTURE:
+        step = only(bench, step, engine=asked)
+    (options,) = asked.options
+    assert options == expected
+    assert isinstance(options.max_pause_ms, int | None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "layers", "squashed", "warned"),
+    [({}, 2, False, False), ({}, 7, True, True), ({"squash": True}, 2, True, False)],
+)
+def test_layers_that_are_made_one_unasked_are_told_of(
+    bench: Bench, fields: dict[str, Any], layers: int, *, squashed: bool, warned: bool
+) -> None:
+    bench.policy = STRICT
+    bench.container(base_layers=layers)
+    (end,) = run(bench, at(bench, FINISH, **fields))
+    assert end.payload["squashed"] is squashed
+    assert (len(end.payload["layers"]) == 1) is squashed
+    told = ["the image would have more than 7 layers: all are in one"]
+    assert end.payload["warnings"] == (told if warned else [])
+
+
+class Slow(MemoryEngine):
+    """An engine that is still committing when a container has been frozen for long enough."""
+
+    def __init__(self) -> None:
+        self.thawed = threading.Event()
+        super().__init__(fail=lambda method: method == "commit" and self.wait())
+
+    def wait(self) -> None:
+        assert self.thawed.wait(20), "the container is frozen for too long"
+
+    def _thaw(self, engine_id: str) -> None:
+        super()._thaw(engine_id)
+        self.thawed.set()
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_container_runs_again_after_the_time_that_it_may_be_frozen(
+    bench: Bench, *, keep: bool
+) -> None:
+    bench.policy = Policy(keep_overrun=keep)
+    bench.engine = Slow()
+    bench.restart(bench.journal)
+    bench.container()
+    request_id = bench.ask(max_pause_ms=1)
+    bench.settle()
+    payload = bench.outcome(request_id).payload
+    if keep:
+        (warning,) = payload["warnings"]
+        assert warning.startswith("the container ran again after 1 ms")
+        assert list(bench.images().values()) == ["active"]
+    else:
+        assert payload["fault"]["exception"] == "PausedTooLong"
+        assert bench.images() == {}
+    bench.require_clean_engine()
+
+
 def test_capture_tells_its_phase(bench: Bench) -> None:
     bench.container()
     run(bench, only(bench, at(bench, CAPTURE)))
@@ -674,6 +737,23 @@ def test_capture_tells_its_phase(bench: Bench) -> None:
 
 
 # Uploading
+
+
+class Digesting(MemoryStore):
+    """A store with a digest of its own for every image."""
+
+    def complete(self, *about: Any, **more: Any) -> StoredImage:
+        return replace(super().complete(*about, **more), digest="sha256:0123")
+
+
+def test_a_stores_own_digest_is_told_where_it_has_one(bench: Bench) -> None:
+    bench.stores["registry"] = Digesting("registry")
+    bench.container()
+    (end,) = run(bench, at(bench, FINISH, stores=["registry", "glance"]))
+    registry, glance = end.payload["stores"]
+    assert registry["digest"] == "sha256:0123"
+    assert glance["digest"] == f"sha256:{end.payload['sha256']}"
+    assert registry["size_bytes"] == glance["size_bytes"] == end.payload["size_bytes"]
 
 
 def test_upload_sends_verifies_and_goes_on(bench: Bench) -> None:
@@ -993,7 +1073,7 @@ def test_only_a_routed_request_is_told_as_accepted(bench: Bench) -> None:
     assert step.type == RESERVE
     told, step = run(bench, request(accept_by=soon(bench, 30)))
     assert (told.type, step.type) == (COMMIT_ACCEPTED, RESERVE)
-    assert told.id == accepted_id(REQUEST_ID)
+    assert told.id == derived_id(REQUEST_ID, COMMIT_ACCEPTED)
     assert told.requester == ALICE
     assert told.payload["host"] == HOST
 
@@ -1008,7 +1088,7 @@ def test_a_request_whose_router_has_given_up_is_void(bench: Bench, seconds: floa
 def test_what_is_refused_is_not_accepted_before(bench: Bench) -> None:
     bench.container(labels={"tintype.project_id": "project-m"})
     with pytest.raises(Forbidden):
-        next(iter(commit.accept(request(accept_by=soon(bench, 30)), bench.services)))
+        next(iter(acceptance.accept(request(accept_by=soon(bench, 30)), bench.services)))
 
 
 @pytest.mark.parametrize(
@@ -1043,7 +1123,7 @@ def test_nothing_is_reserved_unless_the_router_knew_in_time(
         with pytest.raises(error):
             run(bench, step, confirmed_at=confirmed_at)
         assert bench.images() == {}
-    assert asked == [accepted_id(REQUEST_ID)]
+    assert asked == [derived_id(REQUEST_ID, COMMIT_ACCEPTED)]
 
 
 def test_of_a_request_that_came_straight_nobody_needs_to_know(bench: Bench) -> None:
@@ -1114,8 +1194,9 @@ def test_handlers_keep_nothing_between_calls(bench: Bench) -> None:
     def names(module: Any) -> dict[str, str]:
         return {name: repr(value) for name, value in vars(module).items() if name[0] != "_"}
 
-    before = [names(module) for module in (commit, upload, cleanup)]
+    modules = (acceptance, preflight, upload, hooks, commit, cleanup)
+    before = [names(module) for module in modules]
     bench.container()
     everything: Iterable[Event] = run(bench, at(bench, FINISH))
     assert list(everything)
-    assert [names(module) for module in (commit, upload, cleanup)] == before
+    assert [names(module) for module in modules] == before

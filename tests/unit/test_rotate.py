@@ -395,7 +395,11 @@ def test_a_store_that_is_configured_no_more_does_not_spoil_the_snapshot(host: Ho
 
 def test_a_step_of_an_older_release_is_read(host: Host) -> None:
     step = host.finishing()
-    payload = {name: value for name, value in step.payload.items() if name != "rotating"}
+    payload = json.loads(json.dumps(step.payload))
+    for name in ("rotating", "unset_env", "hooks", "hook_open", "warnings", "squashed"):
+        del payload[name]
+    for copy in payload["copies"]:
+        del copy["repository"], copy["fault"]
     assert Snapshot.load(replace(step, payload=payload)) == Snapshot.load(step)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -19,18 +20,23 @@ from tintype.core.events import (
     COMMIT_REQUEST,
     CONTAINER_EXISTS,
     CONTAINER_UPDATE,
+    RESTORE_REQUEST,
     SNAPSHOT_END,
     SNAPSHOT_ERROR,
+    SNAPSHOT_PREFLIGHT,
     SNAPSHOT_PROGRESS,
+    SNAPSHOT_REMOVED,
     SNAPSHOT_START,
     Event,
     is_lifecycle,
 )
-from tintype.core.snapshot import Copy, Fault, Snapshot
-from tintype.schemas import KNOWN, SCHEMAS, validate
+from tintype.core.jobs import Fault
+from tintype.core.removal import Candidate, Reason, Removal
+from tintype.core.snapshot import Copy, Snapshot
+from tintype.schemas import KNOWN, NO_EVENTS, SCHEMAS, validate
 
 UUID = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
-EMITTED = [SNAPSHOT_START, SNAPSHOT_PROGRESS, SNAPSHOT_END, SNAPSHOT_ERROR]
+EMITTED = [SNAPSHOT_START, SNAPSHOT_PROGRESS, SNAPSHOT_END, SNAPSHOT_ERROR, SNAPSHOT_PREFLIGHT]
 
 
 def request(**fields: Any) -> dict[str, Any]:
@@ -47,11 +53,9 @@ def snapshot() -> Snapshot:
         Event(COMMIT_REQUEST, payload, ALICE), host="h", created_at="2026-01-01T00:00:00+00:00"
     )
     fault = Fault.of(Unavailable("away"), "uploading")
-    return Snapshot(**{**vars_of(made), "copies": (Copy("glance", UUID),), "fault": fault})
-
-
-def vars_of(made: Snapshot) -> dict[str, Any]:
-    return {name: getattr(made, name) for name in made.__dataclass_fields__}
+    hook = {"name": "pre-commit", "exit_code": 0, "timed_out": False, "output": "flushed"}
+    copies = (Copy("glance", UUID), Copy("registry", UUID, "prefix/snap", fault=fault))
+    return replace(made, copies=copies, fault=fault, hooks=(hook,))
 
 
 # The schemas themselves
@@ -108,6 +112,11 @@ def test_an_event_with_a_field_too_much_or_too_few_is_refused(name: str) -> None
         (SNAPSHOT_ERROR, {"fault": None}, "/fault"),
         (SNAPSHOT_ERROR, {"finished_at": None}, "/finished_at"),
         (SNAPSHOT_START, {"image_id": None}, "/image_id"),
+        (SNAPSHOT_PREFLIGHT, {"status": "active"}, "/status"),
+        (SNAPSHOT_PREFLIGHT, {"preflight": None}, "/preflight"),
+        (SNAPSHOT_PREFLIGHT, {"preflight": {"problems": []}}, "/preflight/layers"),
+        (SNAPSHOT_PREFLIGHT, {"fault": {}}, "/fault"),
+        (SNAPSHOT_END, {"hooks": [{"name": "other"}]}, "/hooks/0/name"),
         (SNAPSHOT_PROGRESS, {"status": "active"}, "/status"),
         (SNAPSHOT_PROGRESS, {"event_id": "x"}, "/event_id"),
         (SNAPSHOT_PROGRESS, {"schema_version": "2.0"}, "/schema_version"),
@@ -116,6 +125,17 @@ def test_an_event_with_a_field_too_much_or_too_few_is_refused(name: str) -> None
 def test_each_event_says_what_only_it_means(name: str, wrong: Any, pointer: str) -> None:
     payload = {**snapshot().event(name, status="saving").payload, **wrong}
     assert pointer in {violation.pointer for violation in validate(name, payload)}
+
+
+def test_what_tells_of_a_removed_image_has_every_field() -> None:
+    candidate = Candidate("glance", UUID, Reason.EXPIRED)
+    removal = Removal.of(candidate, host="h", created_at="2026-01-01T00:00:00+00:00")
+    told = removal.removed()
+    assert told.type == SNAPSHOT_REMOVED
+    assert validate(SNAPSHOT_REMOVED, told.payload) == []
+    schema = SCHEMAS[SNAPSHOT_REMOVED]
+    assert schema["properties"].keys() == told.payload.keys() == set(schema["required"])
+    assert schema["properties"]["reason"]["enum"] == [reason.value for reason in Reason]
 
 
 # Requests
@@ -138,6 +158,16 @@ def test_each_event_says_what_only_it_means(name: str, wrong: Any, pointer: str)
         {"visibility": "shared"},
         {"host": "h"},
         {"host": "h" * 200},
+        {"repository": "registry.example:5000/team/web"},
+        {"repository": "[::1]:5000/web"},
+        {"max_pause_ms": 1},
+        {"max_pause_ms": 3_600_000},
+        {"changes": ["ENV A=1\tB=é", "CMD []"]},
+        {"changes": []},
+        {"unset_env": ["A", "_b.c-d9"]},
+        {"squash": True, "dry_run": False},
+        {"expires_at": "2026-12-24T18:00:00+02:00"},
+        {"labels": {"tintypes.x": "y", "x.tintype.y": "z"}},
         {"deadline": "2026-12-24T18:00:00Z"},
         {"deadline": "2026-12-24T18:00:00.5+02:00"},
         {"schema_version": "1.0"},
@@ -203,6 +233,34 @@ def test_good_requests_are_valid(fields: dict[str, Any]) -> None:
         ({"deadline": "\ud800"}, "/deadline"),
         ({"schema_version": "2.0"}, "/schema_version"),
         ({"schema_version": 1.0}, "/schema_version"),
+        ({"repository": ""}, "/repository"),
+        ({"repository": "a b"}, "/repository"),
+        ({"repository": "https\n"}, "/repository"),
+        ({"repository": "a@sha256"}, "/repository"),
+        ({"repository": "a" * 256}, "/repository"),
+        ({"max_pause_ms": 0}, "/max_pause_ms"),
+        ({"max_pause_ms": 3_600_001}, "/max_pause_ms"),
+        ({"max_pause_ms": 1.5}, "/max_pause_ms"),
+        ({"max_pause_ms": True}, "/max_pause_ms"),
+        ({"changes": "CMD x"}, "/changes"),
+        ({"changes": [""]}, "/changes/0"),
+        ({"changes": ["USER x", "CMD a\nb"]}, "/changes/1"),
+        ({"changes": ["CMD \x00"]}, "/changes/0"),
+        ({"changes": ["CMD \ud800"]}, "/changes/0"),
+        ({"changes": ["C" * 4097]}, "/changes/0"),
+        ({"changes": ["USER x"] * 65}, "/changes"),
+        ({"unset_env": "A"}, "/unset_env"),
+        ({"unset_env": ["A", ""]}, "/unset_env/1"),
+        ({"unset_env": ["A=b"]}, "/unset_env/0"),
+        ({"unset_env": ["A\n"]}, "/unset_env/0"),
+        ({"unset_env": ["9"]}, "/unset_env/0"),
+        ({"unset_env": ["A" * 256]}, "/unset_env/0"),
+        ({"unset_env": ["A"] * 129}, "/unset_env"),
+        ({"squash": "yes"}, "/squash"),
+        ({"dry_run": 1}, "/dry_run"),
+        ({"expires_at": "tomorrow"}, "/expires_at"),
+        ({"expires_at": "2026-12-24T18:00:00"}, "/expires_at"),
+        ({"labels": {"tintype.x": "y"}}, "/labels"),
         ({"host": ""}, "/host"),
         ({"host": "h" * 201}, "/host"),
         ({"host": "h\n"}, "/host"),
@@ -384,7 +442,7 @@ def test_the_event_types_that_are_told_are_all_and_only_those_with_a_schema() ->
     assert all(validate(name, None)[0].expected == "object" for name in told)
     lifecycle = {name for name in told if is_lifecycle(name)}
     assert len(lifecycle) == 17
-    assert told - lifecycle == SCHEMAS.keys() - {"container", "image.snapshot", "trigger.rule"}
+    assert told - lifecycle == SCHEMAS.keys() - NO_EVENTS
 
 
 def nested(depth: int) -> Any:
@@ -417,6 +475,36 @@ def test_a_message_of_the_largest_size_is_refused_soon_and_in_few_words() -> Non
         lines = problems(payload)
         assert lines
         assert len("; ".join(lines)) < 20_000
+
+
+@pytest.mark.parametrize(
+    ("event_type", "fields", "pointer"),
+    [
+        (RESTORE_REQUEST, {"env": {"TOKEN": ["hunter2"]}}, "/env/TOKEN"),
+        (RESTORE_REQUEST, {"env": {"TOKEN": "hunter2\0"}}, "/env/TOKEN"),
+        (RESTORE_REQUEST, {"env": {"TOKEN": "hunter2" * 9999}}, "/env/TOKEN"),
+        (RESTORE_REQUEST, {"env": {"hunter2 ": "x"}}, "/env"),
+        (RESTORE_REQUEST, {"env": "TOKEN=hunter2"}, "/env"),
+        (RESTORE_REQUEST, {"env": [{"TOKEN": "hunter2"}]}, "/env"),
+        (RESTORE_REQUEST, {"env": {"TOKEN": "hunter2"}, "image": None}, ""),
+        (COMMIT_REQUEST, {"changes": "ENV TOKEN=hunter2"}, "/changes"),
+        (COMMIT_REQUEST, {"changes": ["ENV TOKEN=hunter2\n"]}, "/changes/0"),
+        (COMMIT_REQUEST, {"changes": [{"ENV": "hunter2"}]}, "/changes/0"),
+        (COMMIT_REQUEST, {"changes": ["hunter2" * 999]}, "/changes/0"),
+        (COMMIT_REQUEST, {"changes": ["ENV TOKEN=hunter2"] * 65}, "/changes"),
+    ],
+)
+def test_no_message_repeats_what_may_be_a_secret(
+    event_type: str, fields: dict[str, Any], pointer: str
+) -> None:
+    payload = {"container": "web", "image_name": "snap", **fields}
+    if event_type == RESTORE_REQUEST:
+        payload = {name: value for name, value in fields.items() if value is not None}
+        payload |= {} if "image" in fields else {"image": "snap"}
+    found = validate(event_type, payload)
+    assert [each.pointer for each in found] == [pointer]
+    assert "hunter2" not in str(found)
+    assert found[0].got.endswith("that is not shown")
 
 
 JSON = st.recursive(
