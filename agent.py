@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -12,6 +12,7 @@ from datetime import timedelta
 from tintype.adapters import cron, envelope
 from tintype.adapters.clock import SystemClock
 from tintype.adapters.docker_engine import DockerEngine
+from tintype.adapters.journal_reader import read_live, read_snapshots
 from tintype.adapters.rules_file import read_rules
 from tintype.adapters.sqlite_journal import SqliteJournal
 from tintype.adapters.sqlite_watch_log import SqliteWatchLog
@@ -19,12 +20,16 @@ from tintype.config import ConfigError, Settings
 from tintype.core.engine import Engine
 from tintype.core.errors import TintypeError, Unavailable
 from tintype.core.events import Event, Requester
+from tintype.core.housekeeping import Chore, Housekeeper, LiveRequests, discard_captures
 from tintype.core.images import ImageStore
 from tintype.core.intake import Calls, Intake
+from tintype.core.janitor import Janitor, Plan, Retention, repositories_of
 from tintype.core.lifecycle import Teller
 from tintype.core.ownership import Ownership, or_default
+from tintype.core.policy import Policy
 from tintype.core.ports import Cancellation, Publisher, Services
 from tintype.core.relay import Relay
+from tintype.core.removal import Candidate
 from tintype.core.rules import Rule
 from tintype.core.runner import Backoff, Runner
 from tintype.core.watcher import Watched, Watcher
@@ -38,8 +43,11 @@ RELAY_LONGEST = 5.0
 """Seconds between attempts to publish, at most. After an outage of the broker, routers give each
 host `grace` to be heard before they answer in its stead: the relay must not sleep meanwhile."""
 
+_BRACKETED = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)
+"""What stands in a regular expression for characters: after a backslash, or in brackets."""
+
 HOUSEKEEPING_SECONDS = 300.0
-"""How often captures that no request owns any more are looked for."""
+"""How often captures and restored images that no request owns any more are looked for."""
 
 
 def make_engine(settings: Settings, instance: str) -> Engine:
@@ -70,7 +78,46 @@ def make_services(settings: Settings, engine: Engine, stores: Mapping[str, Image
         ),
         rules=_make_rules(settings),
         cron=cron.next_after,
+        policy=make_policy(settings),
         poll_seconds=settings.agent.poll_interval,
+    )
+
+
+def make_policy(settings: Settings) -> Policy:
+    """Return what the operator allows. Raises ConfigError."""
+    group = settings.commit
+    if group.pause_exceeded not in ("fail", "keep"):
+        raise ConfigError(
+            f"[commit] pause_exceeded: expected `fail` or `keep`, got {group.pause_exceeded!r}"
+        )
+    return Policy(
+        soft_limit_bytes=group.soft_limit_mib << 20 or None,
+        hard_limit_bytes=group.hard_limit_mib << 20 or None,
+        max_layers=group.max_layers,
+        max_pause_ms=group.max_pause_ms or None,
+        keep_overrun=group.pause_exceeded == "keep",
+        secret_env=tuple(map(_pattern, group.secret_env)),
+        hooks=group.hooks,
+        hook_seconds=group.hook_timeout,
+        bind_folders=tuple(settings.restore.bind_folders),
+        janitor=settings.janitor.enabled,
+    )
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    """Read an expression; half of one that was taken apart at its comma is refused."""
+    wrong = "a bracket or brace is not closed, or none was opened"
+    try:
+        pattern = re.compile(text, re.IGNORECASE)
+    except re.error as error:
+        wrong = str(error)
+    else:
+        left = _BRACKETED.sub("", text)
+        if left.count("{") == left.count("}") and "]" not in left:
+            return pattern
+    raise ConfigError(
+        f"[commit] secret_env: expected regular expressions without commas, which part them (for"
+        f" example x|xx|xxx, not x{{1,3}}), got {text!r}: {wrong}"
     )
 
 
@@ -81,6 +128,25 @@ def _make_rules(settings: Settings) -> Sequence[Rule]:
         return read_rules(path, validate, cron.next_after, stores) if path else ()
     except ValueError as error:
         raise ConfigError(f"[trigger] rules_file: {error}") from error
+
+
+def make_plan(settings: Settings, stores: Mapping[str, ImageStore]) -> Plan:
+    """Return what decides which images are to go."""
+    group = settings.janitor
+    retention = Retention(timedelta(seconds=group.orphan_age), group.keep_last or None)
+    return Plan(stores, SystemClock(), settings.host, retention)
+
+
+def to_be_removed(settings: Settings, stores: Mapping[str, ImageStore]) -> Sequence[Candidate]:
+    """Return the images that this host's janitor removes when it looks next.
+
+    Raises OSError for a journal that cannot be read; without one no request is at work.
+    """
+    path = settings.journal_path
+    plan = make_plan(settings, stores)
+    if not path.exists():
+        return list(plan.candidates(()))
+    return list(plan.candidates(read_live(path), repositories_of(read_snapshots(path))))
 
 
 def invoke(settings: Settings, event: Event) -> Iterator[Event]:
@@ -149,10 +215,8 @@ class Agent:
             wake=self._wake,
             calls=Calls(self.runner.cancel, self.watcher.ask, self.watcher.deleting),
         )
-        self._stopped = threading.Event()
-        self._housekeeper = threading.Thread(
-            target=self._keep_house, name="housekeeper", daemon=True
-        )
+        self._janitor = Janitor(make_plan(settings, self.stores), self.journal)
+        self._housekeeper = Housekeeper(self._chores())
 
     def start(self) -> None:
         """Take up what an earlier run left, then work on what comes."""
@@ -163,7 +227,7 @@ class Agent:
 
     def stop(self) -> None:
         """Bring running steps to a safe point, or leave them for the next start."""
-        self._stopped.set()
+        self._housekeeper.stop()
         self.watcher.stop()
         for work in self.runner.stop(self.settings.agent.graceful_timeout):
             LOG.warning("request %s: left in the middle of %s", work.request_id, work.step.type)
@@ -194,22 +258,21 @@ class Agent:
         except Unavailable as error:
             LOG.warning("progress not noted: %s", error)
 
-    def _keep_house(self) -> None:
-        """Remove captures that nobody waits for, and forget what is long past.
+    def _chores(self) -> Mapping[str, Chore]:
+        live = LiveRequests(self.journal)
+        chores = {
+            "captures": Chore(lambda: discard_captures(self.engine, live), HOUSEKEEPING_SECONDS),
+            "restored": Chore(lambda: self.engine.tidy(live), HOUSEKEEPING_SECONDS),
+            "journal": Chore(self._forget, HOUSEKEEPING_SECONDS),
+        }
+        if self.settings.janitor.enabled:
+            chores["janitor"] = Chore(self._sweep_images, self.settings.janitor.interval)
+        return chores
 
-        An engine finishes a commit whose client was killed, after the next start has cleaned up.
-        """
-        while True:
-            try:
-                for owner in self.engine.owners() - self.journal.live():
-                    LOG.info("removing the capture of request %s, which has ended", owner)
-                    self.engine.discard(owner)
-                days = self.settings.agent.retention_days
-                self.journal.prune(self._services.clock.now() - timedelta(days=days))
-            except TintypeError as error:
-                LOG.warning("housekeeping: %s", error)
-            except Exception:
-                # The housekeeper's edge: a defect must not end it, and let captures pile up.
-                LOG.exception("housekeeping broke")
-            if self._stopped.wait(HOUSEKEEPING_SECONDS):
-                return
+    def _forget(self) -> None:
+        days = self.settings.agent.retention_days
+        self.journal.prune(self._services.clock.now() - timedelta(days=days))
+
+    def _sweep_images(self) -> None:
+        if self._janitor.sweep():
+            self.runner.wake()

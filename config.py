@@ -70,8 +70,83 @@ class AgentSettings:
     default_user_id: str = _option("", "User of requests that name none.")
     stores: list[str] = _option(
         ["directory"],
-        "Stores set up here: `glance`, `directory`. Requests choose among them; the"
+        "Stores set up here: `glance`, `registry`, `directory`. Requests choose among them; the"
         " first takes the images of those that do not.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class CommitSettings:
+    """Group `[commit]`: what snapshots may take, and what never gets into an image."""
+
+    soft_limit_mib: int = _option(
+        0, "Size in MiB above which a snapshot is warned of; 0: none.", minimum=0
+    )
+    hard_limit_mib: int = _option(
+        0, "Size in MiB above which a snapshot is refused (413); 0: none.", minimum=0
+    )
+    max_layers: int = _option(
+        120,
+        "An image that would have more layers is made one layer; engines stop at 125.",
+        minimum=1,
+        maximum=125,
+    )
+    max_pause_ms: int = _option(
+        0,
+        "Milliseconds for which a container may be frozen whose request does not say; 0: as long"
+        " as the engine takes.",
+        minimum=0,
+    )
+    pause_exceeded: str = _option(
+        "fail",
+        "What becomes of a snapshot whose container ran again in the middle: `fail`, or `keep` and"
+        " a warning.",
+    )
+    secret_env: list[str] = _option(
+        [],
+        "Regular expressions, parted by commas and so without commas of their own: environment"
+        " variables whose whole name one of them matches, in any case, are taken out of every"
+        " image.",
+    )
+    hooks: bool = _option(
+        False, "Run the commands that containers' labels name before and after a commit."
+    )
+    hook_timeout: float = _option(30.0, "Seconds for one of these commands.", minimum=0.1)
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreSettings:
+    """Group `[restore]`: what a restored container may be given."""
+
+    bind_folders: list[str] = _option(
+        [],
+        "Folders of this host that restored containers may be given as volumes; administrators may"
+        " give what is below them, too. None where empty.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class JanitorSettings:
+    """Group `[janitor]`: the removal of images that nobody wants any more."""
+
+    enabled: bool = _option(
+        True,
+        "Remove images that have expired or were left behind. Without it requests with `expires_at`"
+        " are refused.",
+    )
+    interval: float = _option(3600.0, "Seconds between two looks.", minimum=1)
+    orphan_age: float = _option(
+        86400.0,
+        "Seconds after which an image that is queued or saving, of a request that has ended, counts"
+        " as left behind.",
+        minimum=60,
+    )
+    keep_last: int = _option(
+        0,
+        "How many finished snapshots of each container are kept in each store for each project, the"
+        " newest; 0: all. An image that has expired goes in any case. Those that name a"
+        " `backup_type` neither count nor go: they are left to `rotation` and `keep_days`.",
+        minimum=0,
     )
 
 
@@ -120,8 +195,8 @@ class RouterSettings:
     )
     stores: list[str] = _option(
         [],
-        "Stores from which a router deletes images whose host is silent: `glance`, or none;"
-        " where empty, `glance` if [glance] auth_url is set.",
+        "Stores from which a router deletes images whose host is silent: `glance`, `registry`, or"
+        " none; where empty, those that are set up ([glance] auth_url, [registry] repository).",
     )
     host_timeout: float = _option(
         300.0,
@@ -211,6 +286,39 @@ class DirectorySettings:
 
 
 @dataclass(frozen=True, slots=True)
+class RegistrySettings:
+    """Group `[registry]`: a container registry as image store (docs/registry.md)."""
+
+    repository: str = _option(
+        "",
+        "Registry, and what names of repositories begin with, for example"
+        " registry.example.org/snapshots: an image `web` goes to .../snapshots/web.",
+    )
+    allowed: list[str] = _option(
+        [],
+        "Registries that a request's `repository` may lie in: HOST[:PORT] or HOST[:PORT]/PATH; the"
+        " one of `repository` where empty, which has to be among them.",
+    )
+    username: str = _option(
+        "", "User at the registry of `repository`; Docker's configuration is asked where empty."
+    )
+    password: str = _option("", "Password or token of that user.", secret=True)
+    docker_config: str = _option(
+        "",
+        "Docker's config.json, or its directory: credentials, credential helpers; DOCKER_CONFIG or"
+        " ~/.docker where empty.",
+    )
+    cafile: str = _option("", "Certificate authorities to believe, instead of the system's.")
+    insecure: list[str] = _option(
+        [],
+        "Registries, HOST[:PORT], whose certificate is not checked, and that may speak plain HTTP."
+        " Those on loopback addresses may so without being named.",
+    )
+    connect_timeout: float = _option(10.0, "Seconds to connect.", minimum=1)
+    read_timeout: float = _option(300.0, "Seconds without an answer.", minimum=1)
+
+
+@dataclass(frozen=True, slots=True)
 class ApiSettings:
     """Group `[api]`: the REST service. Where it listens, its WSGI server is told."""
 
@@ -247,8 +355,12 @@ class Settings:
     engine: EngineSettings = field(default_factory=EngineSettings)
     glance: GlanceSettings = field(default_factory=GlanceSettings)
     directory: DirectorySettings = field(default_factory=DirectorySettings)
+    registry: RegistrySettings = field(default_factory=RegistrySettings)
     api: ApiSettings = field(default_factory=ApiSettings)
     trigger: TriggerSettings = field(default_factory=TriggerSettings)
+    commit: CommitSettings = field(default_factory=CommitSettings)
+    restore: RestoreSettings = field(default_factory=RestoreSettings)
+    janitor: JanitorSettings = field(default_factory=JanitorSettings)
 
     @property
     def host(self) -> str:

@@ -13,6 +13,7 @@ from typing import Any, get_type_hints
 import pytest
 from oslo_config import cfg
 
+from tintype.agent import make_policy
 from tintype.config import (
     ConfigError,
     Settings,
@@ -21,6 +22,7 @@ from tintype.config import (
     load,
     load_for_oslo,
 )
+from tintype.core.policy import Policy
 
 
 def conf(tmp_path: Path, text: str) -> list[str]:
@@ -156,7 +158,7 @@ def test_secrets_are_marked() -> None:
         for option in options
         if option.secret
     }
-    assert secret == {"bus.url", "glance.password", "router.index_url"}
+    assert secret == {"bus.url", "glance.password", "registry.password", "router.index_url"}
 
 
 @pytest.mark.parametrize(
@@ -344,3 +346,30 @@ def test_a_wrong_file_is_told_to_libraries_users_too(tmp_path: Path) -> None:
         load_for_oslo([str(tmp_path / "missing.conf")])
     with pytest.raises(ConfigError, match=r"tintype\.conf"):
         load_for_oslo(conf(tmp_path, "no section\n[agent"))
+
+
+def policy_of(tmp_path: Path, secret_env: str) -> Policy:
+    """Return the policy of a configuration file with this option."""
+    return make_policy(load(conf(tmp_path, f"[commit]\nsecret_env = {secret_env}\n")))
+
+
+@pytest.mark.parametrize("text", ["PW_.{1,3}", "PW_.{2,}", "(PW,TOKEN)", "[a,b]_PW", "PW[^]", "a}"])
+def test_half_an_expression_is_no_secret(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match=r"\[commit\] secret_env: .* without commas"):
+        policy_of(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        (".*_PW, TOKEN", "token"),
+        ("PW_.{3}", "PW_abc"),
+        (r"A\{B", "A{B"),
+        ("A[]{]B", "A]B"),
+        ("A[^{]B", "AxB"),
+        (r"A[\]{]B", "A{B"),
+        ("(?:PW|KEY)_.+", "KEY_x"),
+    ],
+)
+def test_whole_expressions_are_secrets(tmp_path: Path, text: str, name: str) -> None:
+    assert policy_of(tmp_path, text).is_secret(name)
