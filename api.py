@@ -25,10 +25,11 @@ from tintype.core.commits import Commits
 from tintype.core.errors import Unavailable
 from tintype.core.images import ImageStore
 from tintype.core.ports import Publisher
+from tintype.core.restores import Restores
 from tintype.rest.answers import INDEX_AWAY, unavailable
-from tintype.rest.app import create_app
+from tintype.rest.app import App, create_app
 from tintype.rest.health import Checks, make_healthcheck
-from tintype.rest.identity import Identify, TokenIdentity
+from tintype.rest.identity import TokenIdentity
 from tintype.rest.keystone import TokenCheck
 from tintype.rest.policy import Policy
 from tintype.schemas import validate
@@ -67,6 +68,7 @@ def make_application(settings: Settings, conf: cfg.ConfigOpts) -> Wsgi:
     glance = make_glance(settings) if settings.glance.auth_url else None
     publisher = _make_publisher(settings)
     commits = make_commits(settings, database, publisher, glance)
+    restores = make_restores(database, publisher)
     checks: dict[str, Callable[[], None]] = {
         "message bus": publisher.check,
         "index": database.check,
@@ -79,8 +81,8 @@ def make_application(settings: Settings, conf: cfg.ConfigOpts) -> Wsgi:
 
     identify = TokenIdentity(Policy(conf), images_of)
     cors.set_defaults(**CORS_DEFAULTS)
-    app = TokenCheck(make_app(settings, conf, identify, commits, checks), conf)
-    ready = Opened(app, database.upgrade)
+    app = create_app(identify, commits, restores, settings.api.max_body_bytes)
+    ready = Opened(TokenCheck(make_app(conf, app, checks), conf), database.upgrade)
     return http_proxy_to_wsgi.HTTPProxyToWSGI(
         request_id.RequestId(cors.CORS(ready, conf), conf), conf
     )
@@ -101,15 +103,22 @@ def make_commits(
     )
 
 
-def make_app(
-    settings: Settings,
-    conf: cfg.ConfigOpts,
-    identify: Identify,
-    commits: Commits,
-    checks: Checks,
-) -> Wsgi:
+def make_restores(
+    database: Database, publisher: Publisher, *, only_host: str | None = None
+) -> Restores:
+    """Return what takes restores; `only_host` is the host there is, where there is but one."""
+    return Restores(
+        index=SqlIndex(database),
+        reservations=SqlReservations(database),
+        publisher=publisher,
+        clock=SystemClock(),
+        validate=validate,
+        only_host=only_host,
+    )
+
+
+def make_app(conf: cfg.ConfigOpts, app: App, checks: Checks) -> Wsgi:
     """Return the resources and the healthcheck, without what stands in front of them."""
-    app = create_app(identify, commits, settings.api.max_body_bytes)
     healthcheck = make_healthcheck(conf, checks)
 
     def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:

@@ -11,8 +11,8 @@ from cliff.app import App
 from cliff.command import Command
 from cliff.commandmanager import CommandManager
 
-from tintype import __version__, dead_letter_commands, local
-from tintype.commands import commit, container, credentials, snapshot
+from tintype import __version__, dead_letter_commands, janitor_command, local
+from tintype.commands import commit, container, credentials, restore, restores, snapshot
 from tintype.commands.watching import silence
 
 CLOSED_PIPE = 141
@@ -22,10 +22,15 @@ COMMANDS: Mapping[str, type[Command]] = {
     "commit": commit.Commit,
     "container list": container.List,
     "container show": container.Show,
+    "restore": restore.Restore,
+    "restores cancel": restores.Cancel,
+    "restores list": restores.List,
+    "restores show": restores.Show,
     "snapshot cancel": snapshot.Cancel,
     "snapshot list": snapshot.List,
     "snapshot show": snapshot.Show,
     "snapshot watch": snapshot.Watch,
+    "janitor": janitor_command.Show,
     "dead-letter list": dead_letter_commands.List,
     "dead-letter show": dead_letter_commands.Show,
     "dead-letter replay": dead_letter_commands.Replay,

@@ -18,12 +18,13 @@ from oslo_middleware.request_id import RequestId
 
 from tintype.adapters.memory_bus import MemoryBus
 from tintype.agent import Agent
-from tintype.api import Wsgi, make_app, make_commits
+from tintype.api import Wsgi, make_app, make_commits, make_restores
 from tintype.config import Settings, load_for_oslo
 from tintype.core.errors import Unroutable
 from tintype.core.events import COMMIT_REQUEST, Event, Message, Requester, event_line
 from tintype.core.intake import Intake
 from tintype.core.router import Router
+from tintype.rest.app import create_app
 from tintype.rest.identity import LoopbackIdentity
 from tintype.router import Ears, RouterService
 
@@ -130,9 +131,12 @@ def _application(
     who = settings.default_requester
     identify = LoopbackIdentity(who.project_id, who.user_id)
     # Not even Glance's images are reserved beforehand: nobody has a token here.
-    commits = make_commits(settings, service.database, RouterPublisher(service.router, show), None)
+    publisher = RouterPublisher(service.router, show)
+    commits = make_commits(settings, service.database, publisher, None)
+    restores = make_restores(service.database, publisher, only_host=settings.host)
     checks = {"engine": agent.engine.check, **{n: s.check for n, s in agent.stores.items()}}
-    return RequestId(make_app(settings, conf, identify, commits, checks), conf)
+    app = create_app(identify, commits, restores, settings.api.max_body_bytes)
+    return RequestId(make_app(conf, app, checks), conf)
 
 
 def _message(event: Event) -> Message:

@@ -30,6 +30,7 @@ from tintype.core.events import (
     fingerprint,
     is_lifecycle,
 )
+from tintype.core.steps import REQUESTS
 from tintype.handlers import TRIGGERS, table
 
 
@@ -82,8 +83,8 @@ class Invoke(Command):
         settings = settings_of(arguments)
         document = read_json(arguments.file)
         payload = document.get("payload", document)
-        if arguments.handler == COMMIT_REQUEST:
-            require_valid(COMMIT_REQUEST, payload)
+        if arguments.handler in REQUESTS:
+            require_valid(arguments.handler, payload)
             payload = {"request_id": derived_id(fingerprint(payload)), **payload}
         elif is_lifecycle(arguments.handler):
             require_valid(arguments.handler, payload)

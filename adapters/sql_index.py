@@ -29,9 +29,17 @@ from sqlalchemy import (
 )
 
 from tintype.adapters.sql_database import Database
-from tintype.adapters.sql_pages import CONTAINER_PAGES, SNAPSHOT_PAGES, field_text
-from tintype.adapters.sql_tables import container_table, key_of, snapshot_table
-from tintype.core.index import SNAPSHOT_FIELDS, ContainerRecord, Query, Sighting, SnapshotRecord
+from tintype.adapters.sql_jobs import RESTORES, SNAPSHOTS
+from tintype.adapters.sql_pages import CONTAINER_PAGES, field_text
+from tintype.adapters.sql_tables import container_table, key_of
+from tintype.core.index import (
+    ContainerRecord,
+    JobRecord,
+    Query,
+    RestoreRecord,
+    Sighting,
+    SnapshotRecord,
+)
 from tintype.core.moments import utc_text
 
 BATCH = 500
@@ -63,8 +71,9 @@ class Rows:
         self.update = update(table).where(column == bindparam("this")).values(others)
 
 
-CONTAINERS = Rows(container_table, "uuid")
-SNAPSHOTS = Rows(snapshot_table, "request_id")
+CONTAINER_ROWS = Rows(container_table, "uuid")
+SNAPSHOT_ROWS = Rows(SNAPSHOTS.table, "request_id")
+RESTORE_ROWS = Rows(RESTORES.table, "request_id")
 
 
 @dataclass(eq=False, slots=True)
@@ -77,7 +86,7 @@ class _Waiting:
 
 
 class SqlIndex:
-    """The read model of containers and snapshots. Thread-safe.
+    """The read model of containers, snapshots and restores. Thread-safe.
 
     What several threads sight at once goes in together: while one transaction runs, those that come
     wait, and whichever is next takes all of them into the next one.
@@ -122,15 +131,13 @@ class SqlIndex:
         for sighting in sightings:
             told.setdefault(sighting.uuid.lower(), []).append(sighting)
         merges = {uuid: _sighted(uuid, news) for uuid, news in told.items()}
-        self._store(CONTAINERS, merges)
+        self._store({CONTAINER_ROWS: merges})
 
-    def note(self, snapshots: Sequence[SnapshotRecord]) -> None:
-        """Keep the latest of what is known of snapshots."""
-        told: dict[str, SnapshotRecord] = {}
-        for record in snapshots:
-            told[record.request_id] = record.latest(told.get(record.request_id, record))
-        merges = {request_id: _noted(record) for request_id, record in told.items()}
-        self._store(SNAPSHOTS, merges)
+    def note(self, records: Sequence[JobRecord]) -> None:
+        """Keep the latest of what is known of snapshots and restores."""
+        self._store(
+            {SNAPSHOT_ROWS: SNAPSHOTS.merges(records), RESTORE_ROWS: RESTORES.merges(records)}
+        )
 
     def find(
         self, ident: str, usable: Callable[[ContainerRecord], bool] = lambda record: True
@@ -177,36 +184,41 @@ class SqlIndex:
 
     def snapshot(self, request_id: str) -> SnapshotRecord | None:
         """Return how a snapshot stands."""
-        query = select(snapshot_table).where(snapshot_table.c.request_id == request_id)
-        row = self._database.read(lambda db: db.execute(query).mappings().one_or_none())
-        return None if row is None else _snapshot(row)
+        return self._database.read(lambda db: SNAPSHOTS.of_request(db, request_id))
 
     def find_snapshot(self, ident: str) -> SnapshotRecord | None:
         """Return the snapshot with this id, or of the request with this id."""
-        columns = snapshot_table.c
-        query = select(snapshot_table).order_by(columns.request_id)
-        own = query.where(columns.snapshot_id == ident, columns.snapshot_id != "").limit(1)
-        row = self._database.read(lambda db: db.execute(own).mappings().one_or_none())
-        return self.snapshot(ident) if row is None else _snapshot(row)
+        return self._database.read(lambda db: SNAPSHOTS.find(db, ident))
 
     def snapshots(self) -> Sequence[SnapshotRecord]:
         """Return all snapshots."""
-        rows = self._database.read(lambda db: db.execute(select(snapshot_table)).mappings().all())
-        return sorted(map(_snapshot, rows), key=lambda record: record.request_id)
+        return self._database.read(SNAPSHOTS.all)
 
     def list_snapshots(self, query: Query) -> Sequence[SnapshotRecord]:
         """Return a page of snapshots.
 
         Raises NotFound for a marker that is not known, ValueError for an unknown field.
         """
-        visible: ColumnElement[bool] = true()
-        if query.project_id is not None:
-            visible = snapshot_table.c.project_id == query.project_id
+        return self._database.read(lambda db: SNAPSHOTS.page(db, query))
 
-        def look(connection: Connection) -> Sequence[RowMapping]:
-            return SNAPSHOT_PAGES.page(connection, query, visible)
+    def restore(self, request_id: str) -> RestoreRecord | None:
+        """Return how a restore stands."""
+        return self._database.read(lambda db: RESTORES.of_request(db, request_id))
 
-        return [_snapshot(row) for row in self._database.read(look)]
+    def find_restore(self, ident: str) -> RestoreRecord | None:
+        """Return the restore with this id, or of the request with this id."""
+        return self._database.read(lambda db: RESTORES.find(db, ident))
+
+    def restores(self) -> Sequence[RestoreRecord]:
+        """Return all restores."""
+        return self._database.read(RESTORES.all)
+
+    def list_restores(self, query: Query) -> Sequence[RestoreRecord]:
+        """Return a page of restores.
+
+        Raises NotFound for a marker that is not known, ValueError for an unknown field.
+        """
+        return self._database.read(lambda db: RESTORES.page(db, query))
 
     def heard_at(self) -> str | None:
         """Return the latest moment that anything was told of a container."""
@@ -216,17 +228,11 @@ class SqlIndex:
 
     def prune(self, before: datetime) -> int:
         """Forget what was not heard of, or ended, before then, and vain promises of that time."""
-        then = utc_text(before)
-        columns = snapshot_table.c
-        ended = columns.ended & (columns.at < then)
-        never_told = (columns.at == "") & (columns.created_at < then)
+        silent = delete(container_table).where(container_table.c.heard_at < utc_text(before))
 
         def forget(connection: Connection) -> int:
-            silent = connection.execute(
-                delete(container_table).where(container_table.c.heard_at < then)
-            )
-            past = connection.execute(delete(snapshot_table).where(ended | never_told))
-            return silent.rowcount + past.rowcount
+            gone = connection.execute(silent).rowcount
+            return gone + SNAPSHOTS.forget(connection, before) + RESTORES.forget(connection, before)
 
         return self._database.run(forget)
 
@@ -234,14 +240,18 @@ class SqlIndex:
         """Release the database's connections."""
         self._database.close()
 
-    def _store(self, rows: Rows, merges: Mapping[str, Merge]) -> None:
+    def _store(self, tables: Mapping[Rows, Mapping[str, Merge]]) -> None:
         """Bring rows up to date in one transaction; a row that another inserts begins it anew."""
-        names = sorted(merges, key=key_of)
-        batches = [names[start : start + BATCH] for start in range(0, len(names), BATCH)]
+        batches = [
+            (rows, {name: merges[name] for name in names[start : start + BATCH]})
+            for rows, merges in tables.items()
+            for names in (sorted(merges, key=key_of),)
+            for start in range(0, len(names), BATCH)
+        ]
 
         def merge(connection: Connection) -> None:
-            for batch in batches:
-                _merge(connection, rows, {name: merges[name] for name in batch})
+            for rows, merges in batches:
+                _merge(connection, rows, merges)
 
         if batches:
             self._database.run(merge)
@@ -281,14 +291,6 @@ def _sighted(uuid: str, news: Sequence[Sighting]) -> Merge:
     return merge
 
 
-def _noted(record: SnapshotRecord) -> Merge:
-    def merge(row: RowMapping | None) -> dict[str, Any] | None:
-        latest = record if row is None else _snapshot(row).latest(record)
-        return _snapshot_row(latest) if latest is record else None
-
-    return merge
-
-
 def _container(row: RowMapping) -> ContainerRecord:
     record = row["record"]
     return ContainerRecord(
@@ -319,19 +321,3 @@ def _container_row(record: ContainerRecord) -> dict[str, Any]:
         "state": record.state.value,
         "created_at": field_text("created_at", record.facts.get("created_at")),
     }
-
-
-def _snapshot(row: RowMapping) -> SnapshotRecord:
-    record = row["record"]
-    rank = (row["ended"], row["at"], record["event_id"])
-    return SnapshotRecord(record["request_id"], rank, record["payload"])
-
-
-def _snapshot_row(record: SnapshotRecord) -> dict[str, Any]:
-    ended, at, event_id = record.rank
-    told = {"request_id": record.request_id, "event_id": event_id, "payload": dict(record.payload)}
-    names = ("project_id", "snapshot_id", *SNAPSHOT_FIELDS)
-    columns = {name: field_text(name, record.payload.get(name)) for name in names}
-    for name in ("snapshot_id", "created_at"):
-        columns[name] = columns[name] or ""
-    return {"ended": ended, "at": at, "record": told, **columns}

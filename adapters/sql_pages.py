@@ -19,9 +19,9 @@ from sqlalchemy import (
     select,
 )
 
-from tintype.adapters.sql_tables import container_table, snapshot_table
+from tintype.adapters.sql_tables import container_table, restore_table, snapshot_table
 from tintype.core.errors import NotFound
-from tintype.core.index import CONTAINER_FIELDS, SNAPSHOT_FIELDS, Query
+from tintype.core.index import CONTAINER_FIELDS, RESTORE_FIELDS, SNAPSHOT_FIELDS, Query
 from tintype.core.moments import moment
 
 
@@ -106,3 +106,4 @@ def field_text(name: str, value: object) -> str | None:
 
 CONTAINER_PAGES = Listing(container_table, "uuid", CONTAINER_FIELDS)
 SNAPSHOT_PAGES = Listing(snapshot_table, "snapshot_id", SNAPSHOT_FIELDS)
+RESTORE_PAGES = Listing(restore_table, "restore_id", RESTORE_FIELDS)

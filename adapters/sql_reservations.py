@@ -24,6 +24,7 @@ from tintype.adapters.sql_database import Database
 from tintype.adapters.sql_records import read_text, select_texts
 from tintype.adapters.sql_tables import reservation_table
 from tintype.core.errors import Unavailable
+from tintype.core.events import COMMIT_REQUEST
 from tintype.core.reservation import Reservation, ReservationState
 
 CLAIMED = 100
@@ -181,7 +182,10 @@ def _row(reservation: Reservation) -> dict[str, Any]:
             "key": reservation.key,
             "first_id": reservation.first_id,
             "fingerprint": reservation.fingerprint,
+            "request_type": reservation.request_type,
             "container_uuid": reservation.container_uuid,
+            "snapshot_id": reservation.snapshot_id,
+            "dry_run": reservation.dry_run,
             "image_id": reservation.image_id,
             "holder": reservation.holder,
             "attempt": reservation.attempt,
@@ -202,7 +206,11 @@ def _reservation(row: Mapping[Any, Any]) -> Reservation:
         key=record["key"],
         first_id=record["first_id"],
         fingerprint=record["fingerprint"],
+        # The version before had commits only, and no dry runs.
+        request_type=record.get("request_type", COMMIT_REQUEST),
         container_uuid=record["container_uuid"],
+        snapshot_id=record.get("snapshot_id"),
+        dry_run=record.get("dry_run", False),
         image_id=record["image_id"],
         holder=record["holder"],
         lease=row["lease"],

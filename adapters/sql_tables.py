@@ -184,6 +184,38 @@ snapshot_table = Table(
 """`ended` and `at` are the rank's; `record`: request id, event id and payload. The columns after it
 are searched by. Two are never NULL, so that an index has them in the order of most lists."""
 
+restore_table = Table(
+    "restores",
+    metadata,
+    Column("request_id", Key, primary_key=True),
+    Column("ended", Boolean, nullable=False),
+    Column("at", String(MOMENT_LENGTH), nullable=False),
+    Column("record", Json, nullable=False),
+    Column("restore_id", Key, nullable=False, server_default=""),
+    Column("project_id", Key),
+    Column("snapshot_id", Key),
+    Column("image_id", Key),
+    Column("image_name", Key),
+    Column("container_uuid", Key),
+    Column("container_name", Key),
+    Column("host", Key),
+    Column("status", Key),
+    Column("created_at", Key, nullable=False, server_default=""),
+    Index("restores_ended", "ended", "at"),
+    Index("restores_restore_id", "restore_id"),
+    Index("restores_project_id", "project_id", "created_at", "restore_id"),
+    Index("restores_snapshot_id", "snapshot_id"),
+    Index("restores_image_id", "image_id"),
+    Index("restores_image_name", "image_name"),
+    Index("restores_container_uuid", "container_uuid"),
+    Index("restores_container_name", "container_name"),
+    Index("restores_host", "host"),
+    Index("restores_status", "status"),
+    Index("restores_created_at", "created_at", "restore_id"),
+    **OPTIONS,
+)
+"""As `snapshots`."""
+
 dispatch_table = Table(
     "dispatches",
     metadata,

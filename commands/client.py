@@ -67,9 +67,7 @@ class Client:
         self, container: str, body: Mapping[str, Any], key: str | None = None
     ) -> dict[str, Any]:
         """Ask for a snapshot; return its ids. With the same key nothing is done twice."""
-        headers = {"Idempotency-Key": key} if key else {}
-        path = f"/v1/containers/{_part(container)}/commit"
-        return self._call("POST", path, json=dict(body), headers=headers)
+        return self._post(f"/v1/containers/{_part(container)}/commit", body, key)
 
     def container(self, ident: str, host: str | None = None) -> dict[str, Any]:
         """Return a container, by uuid, engine id or name."""
@@ -95,6 +93,34 @@ class Client:
     def cancel(self, ident: str) -> dict[str, Any]:
         """Ask for a snapshot to stop; return how it stands."""
         return self._call("DELETE", f"/v1/snapshots/{_part(ident)}")
+
+    def restore_snapshot(
+        self, ident: str, body: Mapping[str, Any], key: str | None = None
+    ) -> dict[str, Any]:
+        """Ask for a container of a snapshot; return the restore's ids. A key as for `commit`."""
+        return self._post(f"/v1/snapshots/{_part(ident)}/restore", body, key)
+
+    def restore_image(self, body: Mapping[str, Any], key: str | None = None) -> dict[str, Any]:
+        """Ask for a container of an image, which the body names; return the restore's ids."""
+        return self._post("/v1/restores", body, key)
+
+    def restore(self, ident: str, *, patient: bool = False) -> dict[str, Any]:
+        """Return how a restore stands; with patience, a service that is away is waited for."""
+        return self._call("GET", f"/v1/restores/{_part(ident)}", **(PATIENCE if patient else {}))
+
+    def restores(
+        self, query: Mapping[str, Any], limit: int | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Yield restores, page by page; at most `limit`."""
+        return self._records("restores", query, limit)
+
+    def cancel_restore(self, ident: str) -> dict[str, Any]:
+        """Ask for a restore to stop; return how it stands."""
+        return self._call("DELETE", f"/v1/restores/{_part(ident)}")
+
+    def _post(self, path: str, body: Mapping[str, Any], key: str | None) -> dict[str, Any]:
+        headers = {"Idempotency-Key": key} if key else {}
+        return self._call("POST", path, json=dict(body), headers=headers)
 
     def _records(
         self, name: str, query: Mapping[str, Any], limit: int | None

@@ -28,6 +28,13 @@ SHOWN = (
     "created_at",
 )
 
+FILTERS = {
+    "name": "only those of this name",
+    "host": "only those on this host",
+    "state": "only those in this state, for example Running",
+}
+"""Options that narrow the list."""
+
 
 class List(Lister):
     """List containers."""
@@ -35,24 +42,12 @@ class List(Lister):
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         """Describe the arguments."""
         parser: argparse.ArgumentParser = super().get_parser(prog_name)
-        filters = {
-            "name": "only those of this name",
-            "host": "only those on this host",
-            "state": "only those in this state, for example Running",
-        }
-        lists.add_arguments(parser, filters)
+        lists.add_arguments(parser, FILTERS)
         return parser
 
-    def take_action(
-        self, arguments: argparse.Namespace
-    ) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
+    def take_action(self, arguments: argparse.Namespace) -> lists.Table:
         """Fetch the list, page by page."""
-        query = lists.query_of(
-            arguments, name=arguments.name, host=arguments.host, state=arguments.state
-        )
-        names = lists.shown(arguments, LISTED, LONG)
-        found = client_of(self).containers(query, arguments.limit)
-        return names, [columns(arguments, record, names) for record in found]
+        return lists.fetched(arguments, client_of(self).containers, FILTERS, LISTED, LONG)
 
 
 class Show(ShowOne):

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from tintype.commands.words import columns
+from tintype.core.events import is_uuid
+
+ENGINE_ID = re.compile("[0-9a-f]{64}")
+
+Table = tuple[Sequence[str], Sequence[Sequence[Any]]]
+"""Names of columns, and rows."""
 
 
 def add_arguments(parser: ArgumentParser, filters: Mapping[str, str]) -> None:
@@ -17,9 +27,25 @@ def add_arguments(parser: ArgumentParser, filters: Mapping[str, str]) -> None:
     parser.add_argument("--sort", type=order, metavar="KEY[:asc|desc]", help="sort by this field")
 
 
-def query_of(arguments: Namespace, **filters: str | None) -> dict[str, str]:
-    """Return the service's parameters for the arguments, with filters in the service's words."""
-    query = {name: value for name, value in filters.items() if value is not None}
+def fetched(
+    arguments: Namespace,
+    find: Callable[[dict[str, str], int | None], Iterable[Mapping[str, Any]]],
+    filters: Iterable[str],
+    names: tuple[str, ...],
+    long: tuple[str, ...],
+) -> Table:
+    """Return the columns of a list, and what `find` yields for a query and a limit."""
+    project = ("project_id",) if arguments.all_projects else ()
+    shown = (*names, *(long if arguments.long else ()), *project)
+    found = find(_query(arguments, filters), arguments.limit)
+    return shown, [columns(arguments, record, shown) for record in found]
+
+
+def _query(arguments: Namespace, filters: Iterable[str]) -> dict[str, str]:
+    """Return the service's parameters for the arguments."""
+    query: dict[str, str] = {}
+    for name in filters:
+        query |= _filter(name, getattr(arguments, name.replace("-", "_")))
     if arguments.all_projects:
         query["all_projects"] = "true"
     if arguments.marker is not None:
@@ -29,10 +55,16 @@ def query_of(arguments: Namespace, **filters: str | None) -> dict[str, str]:
     return query
 
 
-def shown(arguments: Namespace, names: tuple[str, ...], long: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the columns of a list."""
-    project: tuple[str, ...] = ("project_id",) if arguments.all_projects else ()
-    return (*names, *(long if arguments.long else ()), *project)
+def _filter(name: str, value: str | None) -> dict[str, str]:
+    """Return a filter in the service's words: what has the form of a container's id is one."""
+    if value is None:
+        return {}
+    if name == "snapshot":
+        return {"snapshot_id": value}
+    if name == "container":
+        by_id = is_uuid(value) or ENGINE_ID.fullmatch(value)
+        return {"container_uuid": value.lower()} if by_id else {"container_name": value}
+    return {name.replace("-", "_"): value}
 
 
 def count(text: str) -> int:

@@ -26,7 +26,7 @@ STALE_SECONDS = 5
 GOING, DONE = "cyan", "green"
 """Colours of a bar; rich's own is red while all is well."""
 
-STYLES = {"active": DONE, "error": "red", "waiting": "yellow"}
+STYLES = {"active": DONE, "preflight": DONE, "error": "red", "waiting": "yellow"}
 
 LEAST_WIDTH = {
     "container": 0,
@@ -174,7 +174,8 @@ def _in_short(snapshot: Mapping[str, Any]) -> str:
     status = snapshot["status"]
     if status == "active":
         return f"active: {size_text(snapshot['size_bytes'])}"
-    return {"error": "failed", "waiting": "waiting"}.get(status, str(snapshot["phase"]))
+    words = {"error": "failed", "waiting": "waiting", "preflight": "dry run"}
+    return words.get(status, str(snapshot["phase"]))
 
 
 def _reasons(rows: Iterable[Row]) -> Iterator[Text]:

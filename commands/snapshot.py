@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,10 +11,10 @@ from cliff.lister import Lister
 from cliff.show import ShowOne
 
 from tintype.commands import lists, watching
+from tintype.commands.cancelling import cancel_each
 from tintype.commands.client import CommandError
 from tintype.commands.credentials import client_of
 from tintype.commands.words import columns, outcome
-from tintype.core.events import is_uuid
 
 LISTED = (
     "snapshot_id",
@@ -58,11 +57,16 @@ SHOWN = (
     "size_bytes",
     "sha256",
     "layers",
+    "squashed",
     "paused_ms",
     "duration_ms",
     "excluded_volumes",
     "scrubbed_env",
+    "hooks",
+    "warnings",
+    "preflight",
     "rotated_images",
+    "expires_at",
     "metadata",
     "project_id",
     "user_id",
@@ -70,7 +74,16 @@ SHOWN = (
     "finished_at",
 )
 
-ENGINE_ID = re.compile("[0-9a-f]{64}")
+IDENT = "id of the snapshot, or of its request"
+
+FILTERS = {
+    "container": "only those of the container with this uuid or name",
+    "host": "only those of containers on this host",
+    "image-id": "only the one with this image",
+    "image-name": "only those with this name",
+    "status": "only those in this status: queued, saving, waiting, active, error or preflight",
+}
+"""Options that narrow the list."""
 
 
 class List(Lister):
@@ -79,31 +92,12 @@ class List(Lister):
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         """Describe the arguments."""
         parser: argparse.ArgumentParser = super().get_parser(prog_name)
-        filters = {
-            "container": "only those of the container with this uuid or name",
-            "host": "only those of containers on this host",
-            "image-id": "only the one with this image",
-            "image-name": "only those with this name",
-            "status": "only those in this status: queued, saving, waiting, active or error",
-        }
-        lists.add_arguments(parser, filters)
+        lists.add_arguments(parser, FILTERS)
         return parser
 
-    def take_action(
-        self, arguments: argparse.Namespace
-    ) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
+    def take_action(self, arguments: argparse.Namespace) -> lists.Table:
         """Fetch the list, page by page."""
-        query = lists.query_of(
-            arguments,
-            host=arguments.host,
-            image_id=arguments.image_id,
-            image_name=arguments.image_name,
-            status=arguments.status,
-            **_container(arguments.container),
-        )
-        names = lists.shown(arguments, LISTED, LONG)
-        found = client_of(self).snapshots(query, arguments.limit)
-        return names, [columns(arguments, record, names) for record in found]
+        return lists.fetched(arguments, client_of(self).snapshots, FILTERS, LISTED, LONG)
 
 
 class Show(ShowOne):
@@ -112,7 +106,7 @@ class Show(ShowOne):
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         """Describe the arguments."""
         parser: argparse.ArgumentParser = super().get_parser(prog_name)
-        parser.add_argument("snapshot", help="id of the snapshot, or of its request")
+        parser.add_argument("snapshot", help=IDENT)
         return parser
 
     def take_action(self, arguments: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:
@@ -127,23 +121,13 @@ class Cancel(Command):
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         """Describe the arguments."""
         parser: argparse.ArgumentParser = super().get_parser(prog_name)
-        parser.add_argument(
-            "snapshots", nargs="+", metavar="snapshot", help="id of the snapshot, or of its request"
-        )
+        parser.add_argument("snapshots", nargs="+", metavar="snapshot", help=IDENT)
         return parser
 
     def take_action(self, arguments: argparse.Namespace) -> None:
-        """Ask for each; one that cannot be stopped does not keep the others from it."""
-        client, errors = client_of(self), []
-        for ident in arguments.snapshots:
-            try:
-                stopping = client.cancel(ident)
-            except CommandError as error:
-                errors.append(str(error))
-            else:
-                self.app.stdout.write(f"snapshot {stopping['snapshot_id']} is being cancelled\n")
-        if errors:
-            raise CommandError("; ".join(errors))
+        """Ask for each."""
+        cancel = client_of(self).cancel
+        cancel_each("snapshot", arguments.snapshots, cancel, self.app.stdout)
 
 
 class Watch(Command):
@@ -152,9 +136,7 @@ class Watch(Command):
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         """Describe the arguments."""
         parser: argparse.ArgumentParser = super().get_parser(prog_name)
-        parser.add_argument(
-            "snapshots", nargs="*", metavar="snapshot", help="id of the snapshot, or of its request"
-        )
+        parser.add_argument("snapshots", nargs="*", metavar="snapshot", help=IDENT)
         parser.add_argument(
             "--all-projects", action="store_true", help="of all projects (admin only)"
         )
@@ -185,11 +167,3 @@ class Watch(Command):
         ]
         if failed:
             raise CommandError("; ".join(failed))
-
-
-def _container(ident: str | None) -> dict[str, str]:
-    """Return the filter for a container: what has the form of an id is one."""
-    if ident is None:
-        return {}
-    by_id = is_uuid(ident) or ENGINE_ID.fullmatch(ident)
-    return {"container_uuid": ident.lower()} if by_id else {"container_name": ident}

@@ -7,8 +7,8 @@ from argparse import Namespace
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-ENDED = ("active", "error")
-"""The statuses of a snapshot that has an outcome."""
+ENDED = ("active", "error", "preflight")
+"""The statuses of a snapshot or a restore that has an outcome."""
 
 AS_THEY_ARE = ("json", "yaml")
 """Formats that can hold any value; the others hold text."""
@@ -30,17 +30,35 @@ def columns(
 
 def outcome(snapshot: Mapping[str, Any]) -> str:
     """Say in words how a snapshot stands."""
-    status, fault = snapshot["status"], snapshot.get("fault") or {}
-    reason = one_line(fault.get("message") or "nobody knows why")
-    if status == "error":
-        return f"failed: {reason}"
-    if status == "waiting":
-        return f"{snapshot['phase']}, waiting to try again: {reason}"
-    if status == "active":
+    if snapshot["status"] == "active":
         size, paused = size_text(snapshot["size_bytes"]), snapshot["paused_ms"] or 0
-        took = (snapshot["duration_ms"] or 0) / 1000
-        return f"active: {size} in {took:.1f} s, paused {paused} ms"
-    return str(snapshot["phase"])
+        return f"active: {size} in {_took(snapshot)}, paused {paused} ms"
+    if snapshot["status"] == "preflight":
+        problems = (snapshot.get("preflight") or {}).get("problems") or ["nothing in the way"]
+        return f"dry run: {one_line('; '.join(problems))}"
+    return _standing(snapshot)
+
+
+def restored(restore: Mapping[str, Any]) -> str:
+    """Say in words how a restore stands."""
+    if restore["status"] == "active":
+        how = "started" if restore["started"] else "made"
+        return f"{how} as {one_line(restore['container_name'])} in {_took(restore)}"
+    return _standing(restore)
+
+
+def _standing(record: Mapping[str, Any]) -> str:
+    fault = record.get("fault") or {}
+    reason = one_line(fault.get("message") or "nobody knows why")
+    if record["status"] == "error":
+        return f"failed: {reason}"
+    if record["status"] == "waiting":
+        return f"{record['phase']}, waiting to try again: {reason}"
+    return str(record["phase"])
+
+
+def _took(record: Mapping[str, Any]) -> str:
+    return f"{(record['duration_ms'] or 0) / 1000:.1f} s"
 
 
 def image_of(snapshot: Mapping[str, Any]) -> str:
@@ -61,8 +79,14 @@ def size_text(size: float | None) -> str:
 
 def _text(value: Any) -> Any:
     if isinstance(value, list) and value and all(_is_place(item) for item in value):
-        return "\n".join(f"{item['name']}: {item['location']}" for item in value)
+        return "\n".join(f"{item['name']}: {_place(item)}" for item in value)
     return json.dumps(value) if isinstance(value, (dict, list)) else value
+
+
+def _place(item: Mapping[str, Any]) -> str:
+    """Say where an image is in a store, or why not."""
+    fault = item.get("fault")
+    return one_line(f"failed: {fault['message']}" if fault else item["location"])
 
 
 def _is_place(item: object) -> bool:

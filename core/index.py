@@ -1,4 +1,4 @@
-"""The index: what is known of all containers and snapshots, from events alone.
+"""The index: what is known of all containers, snapshots and restores, from events alone.
 
 Events come late, twice and in any order, from our agents and from other services. So what an event
 says is a `Sighting`: facts, each true at one moment. A container's record keeps the latest fact of
@@ -195,8 +195,8 @@ class ContainerRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class SnapshotRecord:
-    """How one snapshot stands: its latest event."""
+class JobRecord:
+    """How one snapshot or restore stands: its latest event."""
 
     request_id: str
     rank: tuple[bool, str, str]
@@ -205,7 +205,7 @@ class SnapshotRecord:
 
     @classmethod
     def read(cls, message: Message) -> Self:
-        """Read an `image.snapshot.*` notification whose payload has passed its schema."""
+        """Read a notification about one whose payload has passed its schema."""
         payload: Mapping[str, Any] = message.payload
         again = message.event_type == SNAPSHOT_EXISTS
         ended = message.event_type in OUTCOMES or (again and payload["finished_at"] is not None)
@@ -225,9 +225,26 @@ class SnapshotRecord:
         """Whether any event said so; else it is only promised, and no host has it yet."""
         return self.rank[2] != ""
 
-    def latest(self, other: SnapshotRecord) -> SnapshotRecord:
+    @property
+    def ended(self) -> bool:
+        """Whether it has its outcome."""
+        return self.payload["finished_at"] is not None
+
+    def latest(self, other: Self) -> Self:
         """Return the one of two that counts; of equal rank, not the first one but the greater."""
         return max(self, other, key=lambda record: (record.rank, canonical(record.payload)))
+
+
+class SnapshotRecord(JobRecord):
+    """How one snapshot stands: its latest `image.snapshot.*`."""
+
+    __slots__ = ()
+
+
+class RestoreRecord(JobRecord):
+    """How one restore stands: its latest `container.restore.*`."""
+
+    __slots__ = ()
 
 
 PAGE_MOST = 1000
@@ -243,7 +260,7 @@ class Query:
     limit: int
     descending: bool = False
     marker: str | None = None
-    """Id of the last record of the page before: a container's uuid, a snapshot's id."""
+    """Id of the last record of the page before: a container's uuid, or the job's own id."""
     project_id: str | None = None
     """Only what belongs to this project. None: all."""
     filters: Mapping[str, str] = field(default_factory=dict)
@@ -264,9 +281,21 @@ SNAPSHOT_FIELDS = (
 )
 """What snapshots can be filtered and, with `snapshot_id`, sorted by."""
 
+RESTORE_FIELDS = (
+    "snapshot_id",
+    "image_id",
+    "image_name",
+    "container_uuid",
+    "container_name",
+    "host",
+    "status",
+    "created_at",
+)
+"""What restores can be filtered and, with `restore_id`, sorted by."""
+
 
 class Index(Protocol):
-    """The read model of containers and snapshots.
+    """The read model of containers, snapshots and restores.
 
     Raises Unavailable only. The one exception: lists raise NotFound for a marker that is not known.
     A field that they cannot be sorted or filtered by is a defect of the caller: ValueError.
@@ -275,8 +304,8 @@ class Index(Protocol):
     def sight(self, sightings: Sequence[Sighting]) -> None:
         """Merge what events say into the records, in one transaction."""
 
-    def note(self, snapshots: Sequence[SnapshotRecord]) -> None:
-        """Keep the latest of what is known of snapshots, in one transaction."""
+    def note(self, records: Sequence[SnapshotRecord | RestoreRecord]) -> None:
+        """Keep the latest of what is known of snapshots and restores, in one transaction."""
 
     def find(
         self, ident: str, usable: Callable[[ContainerRecord], bool] = lambda record: True
@@ -309,11 +338,23 @@ class Index(Protocol):
     def list_snapshots(self, query: Query) -> Sequence[SnapshotRecord]:
         """Return a page of snapshots; a marker that is not known raises NotFound."""
 
+    def restore(self, request_id: str) -> RestoreRecord | None:
+        """Return how a restore stands."""
+
+    def find_restore(self, ident: str) -> RestoreRecord | None:
+        """Return the restore with this id, or of the request with this id."""
+
+    def restores(self) -> Sequence[RestoreRecord]:
+        """Return all restores, by request id."""
+
+    def list_restores(self, query: Query) -> Sequence[RestoreRecord]:
+        """Return a page of restores; a marker that is not known raises NotFound."""
+
     def heard_at(self) -> str | None:
         """Return the latest moment that any record was told of; None: the index is empty."""
 
     def prune(self, before: datetime) -> int:
-        """Forget containers not heard of, and snapshots ended, before then; return how many."""
+        """Forget containers not heard of, and what has ended, before then; return how many."""
 
     def close(self) -> None:
         """Release connections."""

@@ -13,7 +13,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Protocol, Self
 
-from tintype.core.events import derived_id
+from tintype.core.events import COMMIT_REQUEST, RESTORE_REQUEST, derived_id
+from tintype.core.restore import restore_id_for
 from tintype.core.snapshot import image_id_for, snapshot_id_for
 
 LEASE = timedelta(seconds=15)
@@ -51,13 +52,20 @@ class Reservation:
     """Id on the bus of the first attempt's request: the caller's `request_id`, or drawn."""
     fingerprint: str
     """What was asked, and by whom: another body under the same key is a conflict."""
-    container_uuid: str
-    image_id: str | None
-    """Image of the caller's own, reserved beforehand; None: one is made."""
     holder: str
     """Drawn anew by each attempt: only it goes on with the row, until its lease is over."""
     lease: datetime
     """Until when the holder has the row to himself."""
+    request_type: str = COMMIT_REQUEST
+    """Type of the request."""
+    container_uuid: str | None = None
+    """Container to be snapshotted."""
+    image_id: str | None = None
+    """Image of the caller's own, reserved beforehand; None: one is made."""
+    dry_run: bool = False
+    """Whether no image is made at all."""
+    snapshot_id: str | None = None
+    """Snapshot to be restored; None: an image that is named otherwise."""
     attempt: int = 1
     """One more for each that was withdrawn with its image: the next has ids of its own."""
     state: ReservationState = ReservationState.OPEN
@@ -83,11 +91,22 @@ class Reservation:
         return self.image_id or image_id_for(self.request_id)
 
     @property
+    def told_image_id(self) -> str | None:
+        """Id of the image to be, as the caller is told; None for a dry run, which makes none."""
+        return None if self.dry_run else self.promised_image_id
+
+    @property
     def answer(self) -> Mapping[str, Any]:
         """What the caller is told; `uuid` is the image, as in Zun's answer."""
+        if self.request_type == RESTORE_REQUEST:
+            return {
+                "restore_id": restore_id_for(self.request_id),
+                "request_id": self.request_id,
+                "snapshot_id": self.snapshot_id,
+            }
         return {
-            "uuid": self.promised_image_id,
-            "image_id": self.promised_image_id,
+            "uuid": self.told_image_id,
+            "image_id": self.told_image_id,
             "snapshot_id": snapshot_id_for(self.request_id),
             "request_id": self.request_id,
             "container_uuid": self.container_uuid,
@@ -108,8 +127,8 @@ class Reservations(Protocol):
     def open(self, wanted: Reservation, now: datetime) -> Reservation:
         """Insert a reservation, or take over the one with its key; return what is stored then.
 
-        The caller has it if the `holder` is his. A row is taken over (holder, lease, container,
-        image and `reserves` become the wanted ones) when its fingerprint is the same and it is
+        The caller has it if the `holder` is his. A row is taken over (all but its ids, attempt and
+        leftovers becomes the wanted one's) when its fingerprint is the same and it is
         WITHDRAWN or OPEN with its lease over. The first begins the next attempt if the last one
         reserved an image; otherwise the present one is gone on with: a request that is repeated
         under its id is the same one to everybody. Any other row stays as it is.

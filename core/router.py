@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from tintype.core.dispatch import Dispatch, DispatchState
-from tintype.core.dispatcher import LEASE, Dispatcher, is_of_project
+from tintype.core.dispatcher import LEASE, Dispatcher, route_of
 from tintype.core.errors import (
     Cancelled,
     Forbidden,
@@ -26,24 +26,18 @@ from tintype.core.errors import (
     WrongState,
 )
 from tintype.core.events import (
-    COMMIT_ACCEPTED,
-    COMMIT_CANCEL,
-    COMMIT_REQUEST,
     CONTAINER_DELETE,
     CONTAINER_DELETE_START,
     OUTCOMES,
-    SNAPSHOT_END,
-    SNAPSHOT_ERROR,
+    RESTORE_REQUEST,
     SNAPSHOT_EXISTS,
-    SNAPSHOT_PROGRESS,
-    SNAPSHOT_START,
     Event,
     Message,
     Requester,
     fingerprint,
     unwrapped,
 )
-from tintype.core.index import TOLD_OF, Sighting, SnapshotRecord
+from tintype.core.index import TOLD_OF, JobRecord, Sighting
 from tintype.core.intake import (
     CANCELLED,
     Taker,
@@ -54,13 +48,22 @@ from tintype.core.intake import (
     deadline_of,
     kept,
     message_print,
+    request_id_of,
     request_of,
     request_print,
     taker_of,
 )
+from tintype.core.jobs import ACCEPTED
 from tintype.core.ownership import may_use
 from tintype.core.ports import Admission
-from tintype.core.snapshot import ACCEPTED, snapshot_id_for
+from tintype.core.routes import (
+    CANCELLING,
+    ROUTES,
+    TELLING,
+    Route,
+    check_has_place,
+    is_of_project,
+)
 
 LOG = logging.getLogger(__name__)
 
@@ -68,16 +71,6 @@ COMING = timedelta(minutes=1)
 """How long a cancellation waits for its request, which it has overtaken on the bus."""
 
 _OF_CONTAINERS = TOLD_OF | {CONTAINER_DELETE_START}
-_OF_SNAPSHOTS = frozenset(
-    {
-        COMMIT_ACCEPTED,
-        SNAPSHOT_START,
-        SNAPSHOT_PROGRESS,
-        SNAPSHOT_END,
-        SNAPSHOT_ERROR,
-        SNAPSHOT_EXISTS,
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +99,8 @@ class Router:
     def take(self, message: Message) -> None:
         """Send a request on, or park it. Raises Invalid, Refused, Unavailable."""
         takers: Mapping[str, Taker] = {
-            COMMIT_REQUEST: self._take_request,
-            COMMIT_CANCEL: self._take_cancel,
+            **dict.fromkeys(ROUTES, self._take_request),
+            **dict.fromkeys(CANCELLING, self._take_cancel),
         }
         taker = taker_of(message, takers, self.validate)
         taker(message, self.requester_of(message.context))
@@ -116,6 +109,8 @@ class Router:
         request = request_of(message, requester)
         if "accept_by" in request.payload:
             raise Invalid("/accept_by: expected nothing, for only routers set it")
+        if request.type == RESTORE_REQUEST:
+            check_has_place(request.payload)
         dispatches = self.dispatcher.dispatches
         if dispatches.get(request.id) is None and self._is_in_hand(request):
             return
@@ -134,25 +129,24 @@ class Router:
 
         Raises RequestConflict when what it has under this id is another request.
         """
-        known = self.dispatcher.index.snapshot(request.id)
+        route = ROUTES[request.type]
+        known = route.known(self.dispatcher.index, request.id)
         if known is None or not known.told:
             return False
-        asked = request.payload["image_name"], request.payload.get("tag", "latest")
-        same = asked == (known.payload["image_name"], known.payload["tag"])
+        same = route.same(request, known.payload)
         if not same or request.requester.project_id not in (None, known.payload["project_id"]):
             raise conflict(request.id)
         return True
 
     def _take_cancel(self, message: Message, requester: Requester) -> None:
         request_id = message.payload["request_id"].lower()
-        dispatch = self.dispatcher.dispatches.get(request_id)
-        snapshot = self.dispatcher.index.snapshot(request_id)
-        if dispatch is None and snapshot is not None and self._is_promised(snapshot):
+        route, dispatch, known = self._named(request_id, CANCELLING[message.event_type])
+        if dispatch is None and known is not None and self._is_promised(known):
             raise Unavailable(f"request {request_id} is promised, but not here yet")
         if dispatch is not None:
             project_id, host = dispatch.request.requester.project_id, dispatch.host
-        elif snapshot is not None:
-            project_id, host = snapshot.payload["project_id"], snapshot.payload["host"]
+        elif known is not None:
+            project_id, host = known.payload["project_id"], known.payload["host"]
         else:
             raise NotFound(f"/request_id: no request {request_id} is known")
         if not may_use(project_id, requester):
@@ -164,29 +158,53 @@ class Router:
             and self.dispatcher.give_up(dispatch, Cancelled(reason))
         ):
             return
-        fault = snapshot and snapshot.payload["fault"]
+        fault = known and known.payload["fault"]
         if fault and fault["code"] == Cancelled.code:
             return  # the same once more
         if host is None or (dispatch is not None and dispatch.state is DispatchState.ENDED):
             raise WrongState(f"/request_id: {request_id} has ended already")
         try:
-            self.dispatcher.cancel(host, request_id, requester, reason=reason)
+            self.dispatcher.cancel(route, host, request_id, requester, reason=reason)
         except Unroutable as error:
             raise Refused(f"host {host!r} cannot be told to stop {request_id}: {error}") from error
 
-    def _is_promised(self, snapshot: SnapshotRecord) -> bool:
+    def _named(
+        self, request_id: str, first: Route
+    ) -> tuple[Route, Dispatch | None, JobRecord | None]:
+        """Return of which kind a request is, and what is known of it here.
+
+        What cancels a snapshot cancels a restore as well, on hosts and here; `first` is the kind
+        that was named, which counts where the id is of both.
+        """
+        sent = self.dispatcher.dispatches.get(request_id)
+        for route in (first, *(each for each in ROUTES.values() if each is not first)):
+            dispatch = sent if sent is not None and route_of(sent) is route else None
+            known = route.known(self.dispatcher.index, request_id)
+            if dispatch is not None or known is not None:
+                return route, dispatch, known
+        return first, None, None
+
+    def _is_promised(self, known: JobRecord) -> bool:
         """Tell whether a request is about to come: the REST service has only just published it."""
-        promised_at = datetime.fromisoformat(snapshot.payload["created_at"])
-        return not snapshot.told and self.dispatcher.services.clock.now() < promised_at + COMING
+        promised_at = datetime.fromisoformat(known.payload["created_at"])
+        return not known.told and self.dispatcher.services.clock.now() < promised_at + COMING
 
     def _reject(self, message: Message, error: TintypeError) -> None:
         LOG.warning("dead letter: %s", error)
         services = self.dispatcher.services
         self.dispatcher.dispatches.reject(message_print(message), str(error), kept(message))
         requester = self.requester_of(message.context)
-        answer = answer_to(message, requester, error, services.host, services.clock.now())
+        meant = replace(message, event_type=self._meant(message))
+        answer = answer_to(meant, requester, error, services.host, services.clock.now())
         if answer is not None:
             self.dispatcher.courier.tell(answer)
+
+    def _meant(self, message: Message) -> Any:
+        """Return as what a message is to be answered: a cancellation as that of what it names."""
+        if not isinstance(message.event_type, str) or message.event_type not in CANCELLING:
+            return message.event_type
+        route, _, _ = self._named(request_id_of(message), CANCELLING[message.event_type])
+        return route.cancel
 
     # Events
 
@@ -199,8 +217,8 @@ class Router:
             message = replace(message, payload=unwrapped(message.payload))
             if self._is_valid(message):
                 self._container_event(message)
-        elif kind in _OF_SNAPSHOTS and self._is_valid(message):
-            self._snapshot_event(message)
+        elif kind in TELLING and self._is_valid(message):
+            self._job_event(message)
 
     def _is_valid(self, message: Message) -> bool:
         try:
@@ -249,23 +267,27 @@ class Router:
         if dispatch.host is not None:
             owner = dispatch.request.requester
             try:
-                self.dispatcher.cancel(dispatch.host, dispatch.request_id, owner, reason=reason)
+                self.dispatcher.cancel(
+                    route_of(dispatch), dispatch.host, dispatch.request_id, owner, reason=reason
+                )
             except Unroutable as error:
                 LOG.warning("request %s: %s", dispatch.request_id, error)
 
-    def _snapshot_event(self, message: Message) -> None:
+    def _job_event(self, message: Message) -> None:
         payload, kind = message.payload, message.event_type
-        request_id = str(payload["request_id"])
-        if payload["snapshot_id"] != snapshot_id_for(request_id):
+        route, request_id = TELLING[kind], str(payload["request_id"])
+        if payload[route.job.SUBJECT] != route.subject_id_for(request_id):
             return  # the answer to a message that was refused, whatever request it named
-        if kind != COMMIT_ACCEPTED:
-            self.dispatcher.index.note([SnapshotRecord.read(message)])
+        if kind != route.job.ACCEPTANCE:
+            self.dispatcher.index.note([route.record.read(message)])
         dispatch = self.dispatcher.dispatches.get(request_id)
-        if dispatch is None or not is_of_project(dispatch, payload["project_id"]):
+        if dispatch is None or route_of(dispatch) is not route:
+            return
+        if not is_of_project(dispatch, payload["project_id"]):
             return  # another's request under the same id
         if kind in OUTCOMES or (kind == SNAPSHOT_EXISTS and payload["finished_at"] is not None):
             now = self.dispatcher.services.clock.now()
             self.dispatcher.dispatches.heard(request_id, DispatchState.ENDED, now)
-        elif kind in (COMMIT_ACCEPTED, SNAPSHOT_START) or payload["phase"] != ACCEPTED:
+        elif kind in (route.job.ACCEPTANCE, route.start) or payload["phase"] != ACCEPTED:
             due = dispatch.deadline + self.dispatcher.patience.grace
             self.dispatcher.dispatches.heard(request_id, DispatchState.ACCEPTED, due)

@@ -13,6 +13,7 @@ from tintype.core.images import ImageStatus, ImageStore
 from tintype.core.index import Index
 from tintype.core.ports import Clock
 from tintype.core.reservation import LEASE, Reservation, Reservations, ReservationState
+from tintype.core.routes import ROUTES
 
 LOG = logging.getLogger(__name__)
 
@@ -66,8 +67,8 @@ class Tidier:
 
     def _settled(self, row: Reservation) -> Reservation:
         """Return what has become of an attempt whose holder died: published, or never."""
-        snapshot = self.index.snapshot(row.request_id)
-        told = snapshot is not None and snapshot.told
+        record = ROUTES[row.request_type].known(self.index, row.request_id)
+        told = record is not None and record.told
         if told or self.dispatches.get(row.request_id) is not None:
             # Nothing is published before the leftovers of earlier attempts are gone.
             settled = replace(row, state=ReservationState.KEPT, leftovers=())

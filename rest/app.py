@@ -9,13 +9,16 @@ import falcon.media
 
 from tintype.core.commits import Commits
 from tintype.core.errors import TintypeError
+from tintype.core.restores import Restores
 from tintype.rest.answers import answer_error, serialize_http_error
 from tintype.rest.containers import Commit, Container, Containers
 from tintype.rest.discovery import OpenApi, Version, Versions
 from tintype.rest.identity import Identify
 from tintype.rest.metrics import Metrics
 from tintype.rest.openapi import document
-from tintype.rest.snapshots import Snapshot, Snapshots
+from tintype.rest.restores import Restore
+from tintype.rest.restores import Restores as AllRestores
+from tintype.rest.snapshots import RestoreSnapshot, Snapshot, Snapshots
 from tintype.rest.zun import ZunManners
 
 METRICS = "/metrics"
@@ -33,8 +36,10 @@ class JsonOnly:
             raise falcon.HTTPNotAcceptable(description="expected Accept: application/json")
 
 
-def create_app(identify: Identify, commits: Commits, most_body_bytes: int) -> App:
-    """Return the application. All it does to the world goes through `commits` and its ports."""
+def create_app(
+    identify: Identify, commits: Commits, restores: Restores, most_body_bytes: int
+) -> App:
+    """Return the application. All it does to the world goes through these two and their ports."""
     metrics = Metrics()
     app = falcon.App()
     app.add_middleware(metrics)
@@ -55,4 +60,9 @@ def create_app(identify: Identify, commits: Commits, most_body_bytes: int) -> Ap
     app.add_route("/v1/containers/{ident}/commit", Commit(identify, commits, most_body_bytes))
     app.add_route("/v1/snapshots", Snapshots(identify, index))
     app.add_route("/v1/snapshots/{ident}", Snapshot(identify, index, commits))
+    app.add_route(
+        "/v1/snapshots/{ident}/restore", RestoreSnapshot(identify, restores, most_body_bytes)
+    )
+    app.add_route("/v1/restores", AllRestores(identify, restores, most_body_bytes))
+    app.add_route("/v1/restores/{ident}", Restore(identify, index, restores))
     return app

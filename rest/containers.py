@@ -7,13 +7,13 @@ from typing import Any
 
 import falcon
 
-from tintype.core.commits import Commits, find_container
+from tintype.core.commits import Commits
 from tintype.core.errors import Invalid
 from tintype.core.index import CONTAINER_FIELDS, ContainerRecord, Index
-from tintype.core.reservation import KEY_LENGTH, is_idempotency_key
+from tintype.core.promises import find_container
 from tintype.rest.identity import Identify
 from tintype.rest.lists import Listing
-from tintype.rest.reading import json_object, parameters
+from tintype.rest.reading import fields, idempotency_key, parameters
 
 LISTING = Listing(
     kind="container",
@@ -67,7 +67,7 @@ class Commit:
         """Promise a snapshot: answer 202 with all ids; the snapshot has only begun."""
         caller = self.identify(request)
         payload = _payload(request, ident, self.most_bytes)
-        promise = self.commits.submit(caller, payload, _idempotency_key(request))
+        promise = self.commits.submit(caller, payload, idempotency_key(request))
         response.status = falcon.HTTP_202
         response.location = f"{request.root_path}/v1/snapshots/{promise.answer['snapshot_id']}"
         response.media = dict(promise.answer)
@@ -93,24 +93,8 @@ def shown(record: ContainerRecord) -> dict[str, Any]:
 def _payload(request: falcon.Request, ident: str, most_bytes: int) -> dict[str, Any]:
     """Merge path, body and query: the spec's body `{"image-name": ...}`, zunclient's query."""
     given = parameters(request, ("repository", "tag"))
-    payload: dict[str, Any] = {}
-    for name, value in json_object(request, most_bytes).items():
-        field = name.replace("-", "_")
-        if field in payload:
-            pointer = name[:200].replace("~", "~0").replace("/", "~1")
-            raise Invalid.at(f"/{pointer}", "each field once, with - or with _", "both")
-        payload[field] = value
-    if "container" in payload:
-        raise Invalid.at("/container", "nothing, for the path names it", "it")
+    payload = fields(request, most_bytes, named_by_path=("container",))
     for parameter, field in (("repository", "image_name"), ("tag", "tag")):
         if parameter in given and payload.setdefault(field, given[parameter]) != given[parameter]:
             raise Invalid.at(f"?{parameter}", f"the same as {field} in the body", "another")
     return {**payload, "container": ident}
-
-
-def _idempotency_key(request: falcon.Request) -> str | None:
-    """Return the header of IETF's draft-ietf-httpapi-idempotency-key-header, as it stands."""
-    key = request.get_header("Idempotency-Key")
-    if key is not None and not is_idempotency_key(key):
-        raise Invalid(f"Idempotency-Key: expected 1 to {KEY_LENGTH} printable ASCII characters")
-    return key

@@ -10,10 +10,10 @@ from ipaddress import ip_address
 
 import falcon
 
-from tintype.core.commits import Caller
 from tintype.core.errors import Forbidden, Unauthorized
 from tintype.core.events import Requester
 from tintype.core.images import ImageStore
+from tintype.core.promises import Caller
 from tintype.rest.policy import Policy
 
 Identify = Callable[[falcon.Request], Caller]

@@ -9,9 +9,9 @@ from urllib.parse import urlencode
 
 import falcon
 
-from tintype.core.commits import Caller
 from tintype.core.errors import Forbidden, Invalid
 from tintype.core.index import PAGE_MOST, Query
+from tintype.core.promises import Caller
 from tintype.rest.reading import flag, one_of, parameters
 
 LIMIT_DEFAULT, LIMIT_MOST = 100, PAGE_MOST

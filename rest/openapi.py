@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tintype import __version__
-from tintype.core.events import COMMIT_REQUEST
+from tintype.core.events import COMMIT_REQUEST, RESTORE_REQUEST
 from tintype.core.reservation import KEY_LENGTH
-from tintype.rest import containers, snapshots
+from tintype.rest import containers, restores, snapshots
 from tintype.rest.lists import LIMIT_DEFAULT, LIMIT_MOST, Listing
+from tintype.rest.restores import IMAGE_NAMES
 from tintype.schemas import SCHEMAS
 
 Json = dict[str, Any]
@@ -27,7 +28,11 @@ the `Location`, or wait for `image.snapshot.end` or `.error` on the bus.
 Fields may be written with dashes (`image-name`), as in Zun's specification. Its clients send
 `?repository=NAME&tag=TAG` without a body, which is understood as well."""
 
-_COMMIT_ERRORS = (400, 401, 403, 404, 409, 411, 413, 415)
+RESTORE_WORDS = """\
+Answers once the bus has the request; the container is made by and by. Poll the `Location`, or wait
+for `container.restore.end` or `.error` on the bus. Fields may be written with dashes."""
+
+_REQUEST_ERRORS = (400, 401, 403, 404, 409, 411, 413, 415)
 
 _ERRORS: Mapping[int, str] = {
     400: "The request is wrong: each fault is named, with its JSON pointer.",
@@ -54,7 +59,7 @@ def document() -> Json:
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "security": [{"token": []}],
-        "paths": {**_containers(), **_snapshots(), **_open()},
+        "paths": {**_containers(), **_snapshots(), **_restores(), **_open()},
         "components": {
             "securitySchemes": {
                 "token": {
@@ -66,9 +71,13 @@ def document() -> Json:
             },
             "schemas": {
                 "CommitRequest": commit_body(),
+                "RestoreRequest": restore_body(),
+                "SnapshotRestoreRequest": snapshot_restore_body(),
                 "Promise": _PROMISE,
+                "RestorePromise": _RESTORE_PROMISE,
                 "Container": _CONTAINER,
                 "Snapshot": _plain(SCHEMAS["image.snapshot"]),
+                "Restore": _plain(SCHEMAS["container.restore"]),
                 "Version": _VERSION,
                 "Errors": _ERRORS_BODY,
             },
@@ -81,12 +90,36 @@ def document() -> Json:
 
 def commit_body() -> Json:
     """Return the schema of a commit request's body: the bus's, but for what the path says."""
-    schema = _plain(SCHEMAS[COMMIT_REQUEST])
-    schema["properties"] = {
-        name: rule for name, rule in schema["properties"].items() if name not in NOT_IN_BODIES
-    }
+    schema = _without(_plain(SCHEMAS[COMMIT_REQUEST]), *NOT_IN_BODIES)
     schema["required"] = [name for name in schema["required"] if name not in NOT_IN_BODIES]
     return schema
+
+
+def restore_body() -> Json:
+    """Return the schema of a restore request's body: the bus's.
+
+    That one and no other of three fields names the image is said in another way than there, in
+    which generators of requests see it at once.
+    """
+    schema = _without(_plain(SCHEMAS[RESTORE_REQUEST]), *NOT_IN_BODIES)
+    needs = {"snapshot_id": ["snapshot_id"], "image_id": ["image_id", "host"]}
+    needs["image"] = ["image", "host"]
+    schema["oneOf"] = [
+        {"required": needs[name], "properties": dict.fromkeys({*IMAGE_NAMES} - {name}, False)}
+        for name in IMAGE_NAMES
+    ]
+    return schema
+
+
+def snapshot_restore_body() -> Json:
+    """Return the same where the path names the snapshot."""
+    return _without(_plain(SCHEMAS[RESTORE_REQUEST]), *NOT_IN_BODIES, *IMAGE_NAMES)
+
+
+def _without(schema: Json, *fields: str) -> Json:
+    """Return an object's schema without some of its fields, and without what is said of several."""
+    kept = {name: rule for name, rule in schema["properties"].items() if name not in fields}
+    return {**{name: rule for name, rule in schema.items() if name != "allOf"}, "properties": kept}
 
 
 def _plain(schema: Mapping[str, Any]) -> Json:
@@ -102,7 +135,7 @@ def _portable(value: Any) -> Any:
         return {
             key: _portable_pattern(item) if key == "pattern" else _portable(item)
             for key, item in value.items()
-            if key != "x-expected"
+            if key not in ("x-expected", "x-secret")
         }
     return [_portable(item) for item in value] if isinstance(value, list) else value
 
@@ -127,17 +160,10 @@ def _containers() -> Json:
         "Uuid, engine id (or 12 or more of its start) or name.",
         _plain(rules["container"]),
     )
-    key = _parameter(
-        "Idempotency-Key",
-        "header",
-        "The same key with the same request gets the first answer again. In place of `request_id`.",
-        # HTTP takes blanks at either end off.
-        {"type": "string", "maxLength": KEY_LENGTH, "pattern": "^[!-~]([ -~]*[!-~])?$"},
-    )
     accepted = _answer("The snapshot is promised.", "Promise")
     accepted["headers"]["Location"] = _header("Where to look how it stands.", required=True)
     accepted["links"] = _links("snapshot_id", "showSnapshot", "cancelSnapshot")
-    commit = _operation("commit", "Snapshot a container", {"202": accepted}, _COMMIT_ERRORS)
+    commit = _operation("commit", "Snapshot a container", {"202": accepted}, _REQUEST_ERRORS)
     host = _parameter("host", "query", "Where several hosts have one of this name.")
     return {
         "/v1/containers": {
@@ -168,7 +194,7 @@ def _containers() -> Json:
                 **commit,
                 "description": COMMIT_WORDS,
                 "parameters": [
-                    key,
+                    _key(),
                     _parameter(
                         "repository", "query", "In place of `image_name` in the body.", name_rule
                     ),
@@ -185,6 +211,7 @@ def _snapshots() -> Json:
         "ident", "path", "Snapshot id or request id.", {"type": "string", "format": "uuid"}
     )
     shown = _answer("The snapshot, as its latest event tells.", "Snapshot")
+    restored = "Make a container of a snapshot"
     return {
         "/v1/snapshots": {
             "get": {
@@ -208,6 +235,57 @@ def _snapshots() -> Json:
                 (400, 401, 403, 404, 409),
             ),
         },
+        "/v1/snapshots/{ident}/restore": {
+            "parameters": [ident],
+            "post": _restoring("restoreSnapshot", restored, "SnapshotRestoreRequest"),
+        },
+    }
+
+
+def _restores() -> Json:
+    ident = _parameter(
+        "ident", "path", "Restore id or request id.", {"type": "string", "format": "uuid"}
+    )
+    shown = _answer("The restore, as its latest event tells.", "Restore")
+    made = _restoring("restore", "Make a container of an image", "RestoreRequest")
+    made["requestBody"]["required"] = True
+    return {
+        "/v1/restores": {
+            "get": {
+                **_list_operation(
+                    "Restore",
+                    "restores",
+                    _links("restores/0/restore_id", "showRestore", "cancelRestore"),
+                ),
+                "parameters": _list_parameters(restores.LISTING),
+            },
+            "post": made,
+        },
+        "/v1/restores/{ident}": {
+            "parameters": [ident],
+            "get": _operation(
+                "showRestore", "Show a restore", {"200": shown}, (400, 401, 403, 404)
+            ),
+            "delete": _operation(
+                "cancelRestore",
+                "Stop a restore",
+                {"202": _answer("It is told to stop; its outcome is an event.", "Restore")},
+                (400, 401, 403, 404, 409),
+            ),
+        },
+    }
+
+
+def _restoring(operation_id: str, summary: str, body: str) -> Json:
+    """Return an operation that makes a container."""
+    accepted = _answer("The container is promised.", "RestorePromise")
+    accepted["headers"]["Location"] = _header("Where to look how it stands.", required=True)
+    accepted["links"] = _links("restore_id", "showRestore", "cancelRestore")
+    return {
+        **_operation(operation_id, summary, {"202": accepted}, _REQUEST_ERRORS),
+        "description": RESTORE_WORDS,
+        "parameters": [_key()],
+        "requestBody": {"required": False, "content": _json(body)},
     }
 
 
@@ -319,6 +397,16 @@ def _parameter(name: str, where: str, words: str, schema: Json | None = None) ->
     }
 
 
+def _key() -> Json:
+    return _parameter(
+        "Idempotency-Key",
+        "header",
+        "The same key with the same request gets the first answer again. In place of `request_id`.",
+        # HTTP takes blanks at either end off.
+        {"type": "string", "maxLength": KEY_LENGTH, "pattern": "^[!-~]([ -~]*[!-~])?$"},
+    )
+
+
 def _header(words: str, *, required: bool = False) -> Json:
     return {"description": words, "required": required, "schema": _TEXT}
 
@@ -356,13 +444,24 @@ _ERROR_HEADERS: Mapping[int, Json] = {
     503: {"Retry-After": _header("Seconds; not for Zun's clients, which fail at it.")},
 }
 _LINK = _object({"rel": _TEXT, "href": _TEXT})
+_NULLABLE_UUID: Json = {"type": ["string", "null"], "format": "uuid"}
 _PROMISE = _object(
     {
-        "uuid": {**_UUID, "description": "The image, as Zun answers."},
-        "image_id": {**_UUID, "description": "The image, to be polled in Glance from now on."},
+        "uuid": {**_NULLABLE_UUID, "description": "The image, as Zun answers."},
+        "image_id": {
+            **_NULLABLE_UUID,
+            "description": "The image, to be polled in Glance from now on; null for a dry run.",
+        },
         "snapshot_id": _UUID,
         "request_id": {**_UUID, "description": "Id of the request on the bus."},
         "container_uuid": _TEXT,
+    }
+)
+_RESTORE_PROMISE = _object(
+    {
+        "restore_id": _UUID,
+        "request_id": {**_UUID, "description": "Id of the request on the bus."},
+        "snapshot_id": {**_NULLABLE_UUID, "description": "The snapshot; null for an image."},
     }
 )
 _CONTAINER = _object(

@@ -22,8 +22,9 @@ Operation = tuple[str, str]
 """A method and a path."""
 
 _CONTAINER, _SNAPSHOT = "/v1/containers/{ident}", "/v1/snapshots/{ident}"
+_RESTORES, _RESTORE = "/v1/restores", "/v1/restores/{ident}"
 
-_DOCUMENTED: Sequence[tuple[str, str, str, Operation]] = (
+_DOCUMENTED: Sequence[tuple[str, str, str, *tuple[Operation, ...]]] = (
     ("container:list", _READER, "List the containers of one's project.", ("GET", "/v1/containers")),
     ("container:list_all", _ADMIN, "List those of all projects.", ("GET", "/v1/containers")),
     ("container:show", _READER, "See a container; 404 without it.", ("GET", _CONTAINER)),
@@ -32,6 +33,17 @@ _DOCUMENTED: Sequence[tuple[str, str, str, Operation]] = (
     ("snapshot:list_all", _ADMIN, "List those of all projects.", ("GET", "/v1/snapshots")),
     ("snapshot:show", _READER, "See a snapshot; 404 without it.", ("GET", _SNAPSHOT)),
     ("snapshot:cancel", _MEMBER, "Stop a snapshot.", ("DELETE", _SNAPSHOT)),
+    (
+        "restore:create",
+        _MEMBER,
+        "Make a container of a snapshot, or of an image for one's project.",
+        ("POST", f"{_SNAPSHOT}/restore"),
+        ("POST", _RESTORES),
+    ),
+    ("restore:list", _READER, "List the restores of one's project.", ("GET", _RESTORES)),
+    ("restore:list_all", _ADMIN, "List those of all projects.", ("GET", _RESTORES)),
+    ("restore:show", _READER, "See a restore; 404 without it.", ("GET", _RESTORE)),
+    ("restore:cancel", _MEMBER, "Stop a restore.", ("DELETE", _RESTORE)),
 )
 
 
@@ -45,11 +57,9 @@ def list_rules() -> list[policy.RuleDefault]:
     return [admin, *(_documented(*each) for each in _DOCUMENTED)]
 
 
-def _documented(name: str, check: str, words: str, operation: Operation) -> policy.RuleDefault:
-    method, path = operation
-    return policy.DocumentedRuleDefault(
-        f"tintype:{name}", check, words, [{"method": method, "path": path}]
-    )
+def _documented(name: str, check: str, words: str, *operations: Operation) -> policy.RuleDefault:
+    where: list[Any] = [{"method": method, "path": path} for method, path in operations]
+    return policy.DocumentedRuleDefault(f"tintype:{name}", check, words, where)
 
 
 class Policy:

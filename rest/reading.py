@@ -9,6 +9,7 @@ from typing import Any
 import falcon
 
 from tintype.core.errors import Invalid
+from tintype.core.reservation import KEY_LENGTH, is_idempotency_key
 
 TRUTH = {"true": True, "1": True, "false": False, "0": False}
 
@@ -30,6 +31,34 @@ def json_object(request: falcon.Request, most_bytes: int) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise Invalid.at("", "an object", type(document).__name__)
     return document
+
+
+def fields(
+    request: falcon.Request, most_bytes: int, *, named_by_path: Collection[str] = ()
+) -> dict[str, Any]:
+    """Return a body's fields, which may be written with dashes; none that the path names already.
+
+    Raises Invalid and falcon's errors.
+    """
+    found: dict[str, Any] = {}
+    for name, value in json_object(request, most_bytes).items():
+        field = name.replace("-", "_")
+        if field in found:
+            pointer = name[:200].replace("~", "~0").replace("/", "~1")
+            raise Invalid.at(f"/{pointer}", "each field once, with - or with _", "both")
+        found[field] = value
+    for field in named_by_path:
+        if field in found:
+            raise Invalid.at(f"/{field}", "nothing, for the path names it", "it")
+    return found
+
+
+def idempotency_key(request: falcon.Request) -> str | None:
+    """Return the header of IETF's draft-ietf-httpapi-idempotency-key-header, as it stands."""
+    key = request.get_header("Idempotency-Key")
+    if key is not None and not is_idempotency_key(key):
+        raise Invalid(f"Idempotency-Key: expected 1 to {KEY_LENGTH} printable ASCII characters")
+    return key
 
 
 def _bytes(request: falcon.Request, most: int) -> bytes:

@@ -1,4 +1,4 @@
-"""`/v1/snapshots`: how snapshots stand, and how to stop one."""
+"""`/v1/snapshots`: how snapshots stand, how to stop one, and how to restore one."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 import falcon
 
-from tintype.core.commits import Caller, Commits
-from tintype.core.errors import NotFound
-from tintype.core.events import is_uuid
-from tintype.core.index import SNAPSHOT_FIELDS, Index, SnapshotRecord
+from tintype.core.commits import Commits
+from tintype.core.index import SNAPSHOT_FIELDS, Index
+from tintype.core.promises import find_snapshot
+from tintype.core.restores import Restores
 from tintype.rest.identity import Identify
 from tintype.rest.lists import Listing
-from tintype.rest.reading import parameters
+from tintype.rest.reading import fields, idempotency_key, parameters
+from tintype.rest.restores import IMAGE_NAMES, promise
 
 LISTING = Listing(
     kind="snapshot",
@@ -52,19 +53,31 @@ class Snapshot:
         """Answer with the snapshot's latest event, by snapshot id or request id."""
         caller = self.identify(request)
         parameters(request, ())
-        response.media = dict(self._find(caller, ident).payload)
+        response.media = dict(find_snapshot(self.index, caller, ident).payload)
 
     def on_delete(self, request: falcon.Request, response: falcon.Response, ident: str) -> None:
         """Have the snapshot stopped: answer 202 with how it stands; its outcome is an event."""
         caller = self.identify(request)
         parameters(request, ())
-        snapshot = self._find(caller, ident)
+        snapshot = find_snapshot(self.index, caller, ident)
         self.commits.cancel(caller, snapshot)
         response.status = falcon.HTTP_202
         response.media = dict(snapshot.payload)
 
-    def _find(self, caller: Caller, ident: str) -> SnapshotRecord:
-        found = self.index.find_snapshot(ident.lower()) if is_uuid(ident) else None
-        if found is None or not caller.may("snapshot:show", found.payload["project_id"]):
-            raise NotFound(f"no snapshot {ident!r} is known")
-        return found
+
+@dataclass(frozen=True, slots=True)
+class RestoreSnapshot:
+    """`POST /v1/snapshots/{ident}/restore`."""
+
+    identify: Identify
+    restores: Restores
+    most_bytes: int
+
+    def on_post(self, request: falcon.Request, response: falcon.Response, ident: str) -> None:
+        """Promise a container that is made of the snapshot: answer 202 with all ids."""
+        caller = self.identify(request)
+        parameters(request, ())
+        given = fields(request, self.most_bytes, named_by_path=IMAGE_NAMES)
+        find_snapshot(self.restores.index, caller, ident)  # 404 before anything else is wrong
+        payload = {**given, "snapshot_id": ident}
+        promise(request, response, self.restores.submit(caller, payload, idempotency_key(request)))

@@ -24,9 +24,12 @@ from tintype.adapters.sql_tables import DIGESTED, key_of
 from tintype.core.errors import NotFound, Unavailable
 from tintype.core.index import (
     CONTAINER_FIELDS,
+    RESTORE_FIELDS,
     SNAPSHOT_FIELDS,
     ContainerRecord,
+    JobRecord,
     Query,
+    RestoreRecord,
     Sighting,
     SnapshotRecord,
 )
@@ -38,6 +41,7 @@ SHORT = "0123456789ab"
 """As long as Docker's short id."""
 THREADS = 4
 T = TypeVar("T")
+R = TypeVar("R", bound=JobRecord)
 
 through_databases = settings(
     deadline=None,
@@ -74,6 +78,12 @@ def told(
     request_id: str, seconds: float = 0, event_id: str = "e", *, ended: bool = False, **payload: Any
 ) -> SnapshotRecord:
     return SnapshotRecord(request_id, (ended, at(seconds), event_id), payload)
+
+
+def restored(
+    request_id: str, seconds: float = 0, event_id: str = "e", *, ended: bool = False, **payload: Any
+) -> RestoreRecord:
+    return RestoreRecord(request_id, (ended, at(seconds), event_id), payload)
 
 
 def uuids(records: Iterable[ContainerRecord]) -> list[str]:
@@ -319,6 +329,52 @@ def test_a_promise_is_there_until_an_event_says_more(index: SqlIndex) -> None:
     found = index.find_snapshot("s")
     assert found is not None
     assert (found.told, found.payload["status"]) == (True, "saving")
+
+
+# Restores
+
+
+def test_a_restore_stands_as_its_latest_event_says(index: SqlIndex) -> None:
+    index.note([restored("r-1", 1, percent=10), restored("r-1", 2, percent=20)])
+    index.note([restored("r-1", 1, percent=15)])
+    assert index.restore("r-1") == restored("r-1", 2, percent=20)
+    index.note([restored("r-1", 1, ended=True, status="active"), restored("r-1", 9)])
+    assert index.restores() == [restored("r-1", 1, ended=True, status="active")]
+
+
+def test_snapshots_and_restores_of_one_request_are_two_things(index: SqlIndex) -> None:
+    index.note([told("r", 1, snapshot_id="s"), restored("r", 2, restore_id="t", snapshot_id="s")])
+    assert index.snapshot("r") == told("r", 1, snapshot_id="s")
+    assert index.restore("r") == restored("r", 2, restore_id="t", snapshot_id="s")
+    assert index.find_restore("s") is None
+    assert index.find_snapshot("t") is None
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_restore_is_found_by_its_id_or_its_requests(index: SqlIndex, text: str) -> None:
+    record = restored("r", restore_id=f"t{text}", **{f"k{text}": [text]})
+    index.note([record, restored(text, restore_id="t-of-text")])
+    assert index.find_restore(f"t{text}") == index.find_restore("r") == record
+    assert index.find_restore(text) == restored(text, restore_id="t-of-text")
+    assert index.find_restore("R") is None
+
+
+def test_a_promised_restore_is_there_until_an_event_says_more(index: SqlIndex) -> None:
+    promise = {"request_id": "r", "restore_id": "t", "status": "queued", "project_id": "p"}
+    index.note([RestoreRecord.promised(promise)])
+    asked = Query("created_at", 9, project_id="p", filters={"status": "queued"})
+    assert index.list_restores(asked) == [RestoreRecord.promised(promise)]
+    index.note([restored("r", 1, restore_id="t", status="loading", project_id="p")])
+    index.note([RestoreRecord.promised(promise)])
+    assert index.list_restores(asked) == []
+
+
+def test_restores_that_ended_are_forgotten_as_snapshots_are(index: SqlIndex) -> None:
+    vain = RestoreRecord.promised({"request_id": "r-vain", "created_at": at(1)})
+    index.note([restored("r-old", 1, ended=True), restored("r-open", 1), vain])
+    index.note([restored("r-new", 9, ended=True)])
+    assert index.prune(START + timedelta(seconds=5)) == 2
+    assert [record.request_id for record in index.restores()] == ["r-new", "r-open"]
 
 
 # Lists
@@ -685,9 +741,10 @@ sightings = st.builds(
     deleted=st.integers(0, 3).map(lambda number: number == 0),
     exists=st.booleans(),
 )
-told_fields = st.sampled_from(["snapshot_id", "project_id", *SNAPSHOT_FIELDS])
-snapshots = st.builds(
-    SnapshotRecord,
+told_fields = st.sampled_from(["restore_id", "project_id", *SNAPSHOT_FIELDS, *RESTORE_FIELDS])
+jobs = st.builds(
+    lambda kind, **about: kind(**about),
+    st.sampled_from([SnapshotRecord, RestoreRecord]),
     request_id=st.sampled_from(["r-1", "r-2"]),
     rank=st.tuples(st.booleans(), moments, st.sampled_from(["e-1", "e-2"])),
     payload=st.dictionaries(texts | told_fields, texts, max_size=6),
@@ -710,10 +767,11 @@ def merged(things: Iterable[Sighting]) -> dict[str, ContainerRecord]:
     return records
 
 
-def latest(things: Iterable[SnapshotRecord]) -> dict[str, SnapshotRecord]:
-    records: dict[str, SnapshotRecord] = {}
+def latest(kind: type[R], things: Iterable[JobRecord]) -> dict[str, R]:
+    records: dict[str, R] = {}
     for one in things:
-        records[one.request_id] = records.get(one.request_id, one).latest(one)
+        if isinstance(one, kind):
+            records[one.request_id] = records.get(one.request_id, one).latest(one)
     return records
 
 
@@ -734,15 +792,16 @@ def test_a_container_is_deleted_unless_told_to_exist_after_that(things: list[Sig
 
 
 @settings(max_examples=500, deadline=None)
-@given(st.lists(snapshots, max_size=8), seeds)
-def test_latest_does_not_depend_on_the_order(things: list[SnapshotRecord], seed: int) -> None:
-    assert latest(shuffled(things, seed)) == latest(things)
+@given(st.lists(jobs, max_size=12), seeds)
+def test_latest_does_not_depend_on_the_order(things: list[JobRecord], seed: int) -> None:
+    for kind in (SnapshotRecord, RestoreRecord):
+        assert latest(kind, shuffled(things, seed)) == latest(kind, things)
 
 
 @through_databases
-@given(st.lists(sightings, max_size=10), st.lists(snapshots, max_size=6), seeds)
+@given(st.lists(sightings, max_size=10), st.lists(jobs, max_size=10), seeds)
 def test_rows_do_not_depend_on_the_order(
-    database: Database, things: list[Sighting], notes: list[SnapshotRecord], seed: int
+    database: Database, things: list[Sighting], notes: list[JobRecord], seed: int
 ) -> None:
     empty(database)
     index = SqlIndex(database)
@@ -752,20 +811,20 @@ def test_rows_do_not_depend_on_the_order(
 
 
 @through_databases
-@given(st.lists(sightings, min_size=4, max_size=12), st.lists(snapshots, max_size=6), seeds)
+@given(st.lists(sightings, min_size=4, max_size=12), st.lists(jobs, max_size=10), seeds)
 def test_routers_at_the_same_time_come_to_the_same_rows(
-    database: Database, things: list[Sighting], notes: list[SnapshotRecord], seed: int
+    database: Database, things: list[Sighting], notes: list[JobRecord], seed: int
 ) -> None:
     empty(database)
     index = SqlIndex(database)
     with ThreadPoolExecutor(THREADS) as pool:
         # Each thing is told by one of them alone: what it told must not be lost.
-        jobs = [
+        done = [
             pool.submit(in_parts, method, shuffled(part[number::THREADS], seed), seed)
             for number in range(THREADS)
             for method, part in ((index.sight, things), (index.note, notes))
         ]
-    for job in jobs:
+    for job in done:
         job.result()
     assert_holds(index, things, notes)
 
@@ -780,17 +839,18 @@ def in_parts(method: Callable[[Sequence[Any]], None], things: Sequence[Any], see
         rest = rest[count:]
 
 
-def assert_holds(
-    index: SqlIndex, things: Sequence[Sighting], notes: Sequence[SnapshotRecord]
-) -> None:
+def assert_holds(index: SqlIndex, things: Sequence[Sighting], notes: Sequence[JobRecord]) -> None:
     records = merged(things)
     assert {uuid: index.container(uuid) for uuid in records} == records
     living = sorted(uuid for uuid, record in records.items() if not record.deleted)
     assert uuids(index.containers()) == living
-    assert {one.request_id: one for one in index.snapshots()} == latest(notes)
+    snapshots, restores = latest(SnapshotRecord, notes), latest(RestoreRecord, notes)
+    assert {one.request_id: one for one in index.snapshots()} == snapshots
+    assert {one.request_id: one for one in index.restores()} == restores
     assert index.heard_at() == max((one.at for one in things), default=None)
     assert_lists(index, [record for record in records.values() if not record.deleted])
-    assert_lists_snapshots(index, list(latest(notes).values()))
+    assert_lists_jobs(index.list_snapshots, SNAPSHOT_FIELDS, list(snapshots.values()))
+    assert_lists_jobs(index.list_restores, RESTORE_FIELDS, list(restores.values()))
 
 
 def assert_lists(index: SqlIndex, records: Sequence[ContainerRecord]) -> None:
@@ -809,17 +869,21 @@ def assert_lists(index: SqlIndex, records: Sequence[ContainerRecord]) -> None:
             assert sorted(found) == sorted(mine)
 
 
-def assert_lists_snapshots(index: SqlIndex, records: Sequence[SnapshotRecord]) -> None:
+def assert_lists_jobs(
+    page: Callable[[Query], Sequence[JobRecord]],
+    fields: Sequence[str],
+    records: Sequence[JobRecord],
+) -> None:
     for record in records:
-        for name in ("project_id", *SNAPSHOT_FIELDS):
-            value = snapshot_value(record, name)
+        for name in ("project_id", *fields):
+            value = job_value(record, name)
             if not value:
                 continue
-            same = [one.request_id for one in records if snapshot_value(one, name) == value]
+            same = [one.request_id for one in records if job_value(one, name) == value]
             query = Query("host", 99, filters={name: value})
             if name == "project_id":
                 query = Query("host", 99, project_id=value)
-            assert sorted(requests(index, query)) == sorted(same)
+            assert sorted(one.request_id for one in page(query)) == sorted(same)
 
 
 # Pages
@@ -833,8 +897,8 @@ def container_value(record: ContainerRecord, name: str) -> str | None:
     return moment(value) or value if name == "created_at" else value
 
 
-def snapshot_value(record: SnapshotRecord, name: str) -> str | None:
-    """Return what a snapshot is sorted and filtered by."""
+def job_value(record: JobRecord, name: str) -> str | None:
+    """Return what a snapshot or a restore is sorted and filtered by."""
     value: str | None = record.payload.get(name)
     if name == "created_at":
         return moment(value) or value
@@ -859,15 +923,14 @@ listed_containers = st.dictionaries(
     ),
     max_size=12,
 )
-listed_snapshots = st.dictionaries(
-    st.text(min_size=1, max_size=3) | few.filter(bool),
-    st.fixed_dictionaries(
-        {},
-        optional={name: few for name in SNAPSHOT_FIELDS if name != "created_at"}
-        | {"created_at": some_moments, "project_id": st.sampled_from(["p", "q"])},
-    ),
-    max_size=12,
-)
+
+
+def listed_jobs(fields: Sequence[str]) -> st.SearchStrategy[dict[str, dict[str, str]]]:
+    """Return what draws jobs by their own ids."""
+    told_of = {name: few for name in fields if name != "created_at"}
+    told_of |= {"created_at": some_moments, "project_id": st.sampled_from(["p", "q"])}
+    ids = st.text(min_size=1, max_size=3) | few.filter(bool)
+    return st.dictionaries(ids, st.fixed_dictionaries({}, optional=told_of), max_size=12)
 
 
 def walked(
@@ -918,7 +981,7 @@ def test_pages_of_containers_hold_each_once_and_in_order(
 
 @lists
 @given(
-    listed_snapshots,
+    listed_jobs(SNAPSHOT_FIELDS),
     st.sampled_from(["snapshot_id", *SNAPSHOT_FIELDS]),
     st.booleans(),
     limits,
@@ -937,13 +1000,40 @@ def test_pages_of_snapshots_hold_each_once_and_in_order(
     records = [told(f"r-{ident}", snapshot_id=ident, **fields) for ident, fields in known.items()]
     index.note(records)
     query = Query(sort, limit, descending, project_id=project_id)
+    found = walked(index.list_snapshots, query, lambda one: one.payload["snapshot_id"])
+    assert found == in_order(records, "snapshot_id", query)
 
-    seen_by = [one for one in records if project_id in (None, one.payload.get("project_id"))]
-    seen_by.sort(
-        key=lambda record: (
-            key_of(snapshot_value(record, sort) or ""),
-            key_of(record.payload["snapshot_id"]),
-        ),
-        reverse=descending,
+
+@lists
+@given(
+    listed_jobs(RESTORE_FIELDS),
+    st.sampled_from(["restore_id", *RESTORE_FIELDS]),
+    st.booleans(),
+    limits,
+    st.sampled_from([None, "p"]),
+)
+def test_pages_of_restores_hold_each_once_and_in_order(
+    database: Database,
+    known: dict[str, dict[str, str]],
+    sort: str,
+    descending: bool,
+    limit: int,
+    project_id: str | None,
+) -> None:
+    empty(database)
+    index = SqlIndex(database)
+    records = [restored(f"r-{ident}", restore_id=ident, **about) for ident, about in known.items()]
+    index.note(records)
+    query = Query(sort, limit, descending, project_id=project_id)
+    found = walked(index.list_restores, query, lambda one: one.payload["restore_id"])
+    assert found == in_order(records, "restore_id", query)
+
+
+def in_order(records: Sequence[R], ident: str, query: Query) -> list[R]:
+    """Return what whoever asks may see, in the order in which he wants it."""
+    wanted = query.project_id
+    return sorted(
+        (one for one in records if wanted in (None, one.payload.get("project_id"))),
+        key=lambda one: (key_of(job_value(one, query.sort) or ""), key_of(one.payload[ident])),
+        reverse=query.descending,
     )
-    assert walked(index.list_snapshots, query, lambda one: one.payload["snapshot_id"]) == seen_by

@@ -11,14 +11,17 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text, update
 
 from tests.support.databases import THREADS, by_threads
 from tintype.adapters.sql_database import Database
 from tintype.adapters.sql_reservations import CLAIMED, SqlReservations
+from tintype.adapters.sql_tables import reservation_table
 from tintype.core.errors import Unavailable
-from tintype.core.events import derived_id
+from tintype.core.events import COMMIT_REQUEST, RESTORE_REQUEST, derived_id
 from tintype.core.reservation import Reservation, ReservationState
+from tintype.core.restore import restore_id_for
+from tintype.core.snapshot import snapshot_id_for
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -43,7 +46,7 @@ print("ready", flush=True)
 sys.stdin.readline()
 for number in range(20):
     key = f"key-{number}"
-    wanted = Reservation(key, "r", "print", "u", None, holder, now + timedelta(minutes=1))
+    wanted = Reservation(key, "r", "print", holder, now + timedelta(minutes=1))
     print(reservations.open(wanted, now).holder)
 reservations.close()
 """
@@ -55,7 +58,8 @@ def reservations(database: Database) -> SqlReservations:
 
 
 def reservation(key: str = "key", **changes: Any) -> Reservation:
-    return replace(Reservation(key, "r-1", "print", "u-1", None, "holder", OVER), **changes)
+    made = Reservation(key, "r-1", "print", "holder", OVER, container_uuid="u-1")
+    return replace(made, **changes)
 
 
 def keys(found: Sequence[Reservation]) -> list[str]:
@@ -81,7 +85,10 @@ def test_what_is_opened_is_there(reservations: SqlReservations) -> None:
 def test_whatever_was_stored_comes_back(reservations: SqlReservations) -> None:
     whole = reservation(
         first_id="r-2",
+        request_type=RESTORE_REQUEST,
         image_id="i",
+        snapshot_id="s",
+        dry_run=True,
         attempt=3,
         state=WITHDRAWN,
         reserves=True,
@@ -94,10 +101,44 @@ def test_whatever_was_stored_comes_back(reservations: SqlReservations) -> None:
     assert found.request_id == derived_id("r-2", "attempt", "3")
 
 
+def test_a_row_of_the_version_before_is_a_commits(database: Database) -> None:
+    reservations = SqlReservations(database)
+    stored(reservations, reservation(image_id="i"))
+    with database.transaction() as connection:
+        columns = reservation_table.c
+        record = connection.scalar(select(columns.record))
+        for name in ("request_type", "snapshot_id", "dry_run"):
+            del record[name]
+        connection.execute(update(reservation_table).values(record=record))
+    assert reservations.get("key") == reservation(image_id="i", request_type=COMMIT_REQUEST)
+
+
+def test_a_restore_is_answered_with_its_own_ids() -> None:
+    asked = reservation(request_type=RESTORE_REQUEST, snapshot_id="s")
+    assert asked.answer == {
+        "restore_id": restore_id_for("r-1"),
+        "request_id": "r-1",
+        "snapshot_id": "s",
+    }
+
+
+def test_a_dry_run_is_answered_without_an_image() -> None:
+    answer = reservation(dry_run=True).answer
+    assert (answer["uuid"], answer["image_id"]) == (None, None)
+    assert answer["snapshot_id"] == snapshot_id_for("r-1")
+
+
 @pytest.mark.parametrize("text", HOSTILE)
 def test_any_text_is_kept_and_told_from_others(reservations: SqlReservations, text: str) -> None:
     rows = {
-        one: Reservation(one, one, one, one, one, one, NOW, leftovers=(one,), state=WITHDRAWN)
+        one: Reservation(
+            *(one, one, one, one, NOW),
+            container_uuid=one,
+            image_id=one,
+            snapshot_id=one,
+            leftovers=(one,),
+            state=WITHDRAWN,
+        )
         for one in HOSTILE
     }
     stored(reservations, *rows.values())

@@ -278,7 +278,7 @@ def test_more_rows_than_a_batch_are_migrated_and_those_that_cannot_be_read_left(
         assert {stored[f"containers u-{number}"]["state"] for number in unread} == {None}
 
 
-@pytest.mark.parametrize("revision", ["0001", "base"])
+@pytest.mark.parametrize("revision", ["0002", "0001", "base"])
 def test_a_migration_can_be_taken_back(new_url: str, revision: str) -> None:
     with closing(Database(new_url)) as database:
         database.upgrade()
@@ -286,10 +286,11 @@ def test_a_migration_can_be_taken_back(new_url: str, revision: str) -> None:
             connection.execute(insert(snapshot_table), [row("a")])
         migrate(database, revision, command.downgrade)
         with database.transaction() as connection:
-            assert inspect(connection).has_table("containers") == (revision == "0001")
-            assert not inspect(connection).has_table("reservations")
+            assert inspect(connection).has_table("containers") == (revision != "base")
+            assert inspect(connection).has_table("reservations") == (revision == "0002")
+            assert not inspect(connection).has_table("restores")
         database.upgrade()
-        assert count(database) == (1 if revision == "0001" else 0)
+        assert count(database) == (0 if revision == "base" else 1)
 
 
 def test_routers_that_start_at_once_on_an_older_database_all_start(new_url: str) -> None:

@@ -24,6 +24,9 @@ from tintype.core.events import (
 )
 from tintype.core.snapshot import image_id_for
 
+RESTORED = {"label": "tintype.restore.request_id"}
+"""What a container has that was made by a restore."""
+
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 
 
@@ -71,6 +74,41 @@ def test_only_the_owner_may_ask_wherever_the_container_is(fleet: Fleet) -> None:
     assert fleet.outcome(fleet.ask(str(theirs.name)))["fault"]["code"] == 403
     assert fleet.outcome(mine)["project_id"] == "beta"
     assert_ended_once(fleet, mine)
+
+
+def test_a_snapshot_is_restored_where_it_was_made_or_where_it_is_wanted(fleet: Fleet) -> None:
+    east, west = fleet.hosts["east"], fleet.hosts["west"]
+    web = east.containers(name=f"web-{uuid.uuid4().hex[:6]}", files={"/srv/file": b"content"})
+    fleet.start()
+    made = {store: fleet.ask(str(web.name), stores=[store]) for store in ("glance", "directory")}
+    for request_id in made.values():
+        assert_ended_once(fleet, request_id)
+    try:
+        for about, host in (
+            ({"snapshot_id": made["directory"]}, east),
+            ({"snapshot_id": made["glance"]}, east),
+            ({"snapshot_id": made["glance"], "host": west.host}, west),
+            ({"image_id": image_id_for(made["glance"]), "host": west.host}, west),
+        ):
+            end = fleet.outcome(fleet.restore(network="none", **about))
+            assert (end["fault"], end["host"]) == (None, host.host)
+            restored = host.machine.client.containers.get(end["engine_container_id"])
+            assert state_of(restored) == "running"
+            content = restored.exec_run(["/bin/busybox", "cat", "/srv/file"])
+            assert content.output == b"content"
+        # What only the other host's disk holds is not there.
+        fault = fleet.outcome(fleet.restore(snapshot_id=made["directory"], host=west.host))["fault"]
+        assert fault["code"] == 404
+        fault = fleet.outcome(fleet.restore(Requester("x", "y"), snapshot_id=made["glance"]))
+        assert fault["fault"]["code"] == 404
+        fault = fleet.outcome(fleet.restore(image_id=str(uuid.uuid4())))["fault"]
+        assert (fault["code"], fault["message"][:6]) == (400, "/host:")
+        fault = fleet.outcome(fleet.restore(snapshot_id=made["glance"], host="nowhere"))["fault"]
+        assert fault["code"] == 404
+    finally:
+        for host in (east, west):
+            for restored in host.machine.client.containers.list(all=True, filters=RESTORED):
+                restored.remove(force=True, v=True)
 
 
 def test_killing_a_router_an_agent_and_the_broker_in_turn_loses_nothing(fleet: Fleet) -> None:

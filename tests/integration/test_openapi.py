@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from docker import DockerClient
 
 from tests.support.docker import Containers
 from tests.support.openstack import Cloud
-from tests.support.rest import Site, owned_by
+from tests.support.rest import Site, owned_by, remove_restored
 from tintype.adapters.publisher import RabbitPublisher
 from tintype.core.engine import ContainerState
 from tintype.core.events import CONTAINER_EXISTS, Event
@@ -79,7 +80,19 @@ USED_BY = {
         "query.image_name": "images",
         "query.marker": "snapshots",
     },
-    "^/v1/snapshots/": {"path.ident": "snapshots"},
+    "^/v1/snapshots/[^/]+$": {"path.ident": "snapshots"},
+    "^/v1/snapshots/[^/]+/restore$": {"path.ident": "snapshots", "body.host": "hosts"},
+    "^/v1/restores$": {
+        "query.container_name": "names",
+        "query.host": "hosts",
+        "query.status": "statuses",
+        "query.image_name": "images",
+        "query.snapshot_id": "snapshots",
+        "query.marker": "restores",
+        "body.host": "hosts",
+        "body.snapshot_id": "snapshots",
+    },
+    "^/v1/restores/[^/]+$": {"path.ident": "restores"},
 }
 """Where the words of a dictionary are put, beside what is made up."""
 
@@ -181,6 +194,7 @@ def words_of(site: Site, cloud: Cloud, container: Containers) -> dict[str, list[
         assert site.ended(promise["snapshot_id"])["status"] == "active"
     waiting = [site.commit(away, cloud.alice).json() for _ in range(2)]
     promises = ended + waiting
+    restored = [restore(site, cloud, promise["snapshot_id"]) for promise in ended]
     return {
         "containers": [web.id, web.name, web.id[:12], stopped.id, stopped.name, foreign.id, away],
         "names": [web.name, stopped.name],
@@ -189,9 +203,17 @@ def words_of(site: Site, cloud: Cloud, container: Containers) -> dict[str, list[
         "snapshots": [
             promise[id_] for promise in promises for id_ in ("snapshot_id", "request_id")
         ],
+        "restores": [promise[id_] for promise in restored for id_ in ("restore_id", "request_id")],
         "statuses": ["queued", "active", "error"],
         "images": ["test/rest"],
     }
+
+
+def restore(site: Site, cloud: Cloud, snapshot_id: str) -> dict[str, Any]:
+    """Ask for a container on the host that is away, and return the answer: it waits for ever."""
+    path = f"/v1/snapshots/{snapshot_id}/restore"
+    answer = site.call("POST", path, cloud.alice, json={"host": "away"})
+    return dict(answer.json())
 
 
 def of_a_host_that_is_away(site: Site, project_id: str) -> str:
@@ -216,7 +238,8 @@ def of_a_host_that_is_away(site: Site, project_id: str) -> str:
 
 def operation(path: str, used: dict[str, str]) -> str:
     """Return the part of the configuration that binds an operation's parameters."""
-    often = REAL_COMMITS if "commit" in path else REAL_AT_ALL
+    makes = "commit" in path or "restore" in path
+    often = REAL_COMMITS if makes else REAL_AT_ALL
     bound = [
         f'"{parameter}" = {{ dictionary = "{name}", probability = {often} }}'
         for parameter, name in used.items()
@@ -276,9 +299,11 @@ def test_the_document_is_served(site: Site) -> None:
 
 
 @pytest.fixture(autouse=True)
-def no_images_left(cloud: Cloud) -> Iterator[None]:
-    """Delete what these tests have made."""
+def nothing_left(cloud: Cloud, tmp_path: Path, docker_client: DockerClient) -> Iterator[None]:
+    """Delete what these tests have made, after its service was stopped."""
     yield
+    for journal in tmp_path.rglob("journal.sqlite"):
+        remove_restored(journal, docker_client)
     store = cloud.store()
     for image in store.find(cloud.project_id(cloud.alice), {"image_type": "snapshot"}):
         store.discard(image.id)

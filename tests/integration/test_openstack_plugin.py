@@ -55,6 +55,21 @@ def test_openstack_watches_and_deletes_snapshots(openstack: Run, service: RestDo
     assert (watched.code, watched.out) == (1, told)
 
 
+def test_openstack_restores_snapshots(openstack: Run, service: RestDouble) -> None:
+    service.snapshots = [snapshot(1, "active")]
+    ident = snapshot(1)["snapshot_id"]
+    made = openstack("restore", "snap", "--name", "web-2", "-f", "json").shown()
+    (seen,) = service.asked("POST", f"/v1/snapshots/{ident}/restore")
+    assert seen.body == {"name": "web-2"}
+    restored = made["restore_id"]
+    about = openstack("restores", "show", restored, "-f", "json").shown()
+    assert about["request_id"] == made["request_id"]
+    (listed,) = openstack("restores", "list", "--snapshot", ident, "-f", "json").shown()
+    assert listed["restore_id"] == restored
+    said = openstack("restores", "delete", restored).worked()
+    assert said == f"restore {restored} is being cancelled\n"
+
+
 def test_openstack_finds_the_service_in_the_catalogue(service: RestDouble) -> None:
     env = {**variables(service.auth), "HOME": "/nonexistent"}
 
@@ -74,7 +89,7 @@ def test_openstack_finds_the_service_in_the_catalogue(service: RestDouble) -> No
 def test_openstack_helps(openstack: Run) -> None:
     assert "--idempotency-key" in openstack("create", "--help").worked()
     known = ended(start(OPENSTACK, "container", "snapshot", "--help"))
-    for name in ("create", "delete", "list", "show", "watch"):
+    for name in ("create", "delete", "list", "restore", "restores list", "show", "watch"):
         assert f"container snapshot {name}" in known.out
 
 

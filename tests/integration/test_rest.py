@@ -144,6 +144,52 @@ def test_a_commit_makes_the_callers_image_which_is_there_at_once(
     assert running.agent.witness.outcome(ids["request_id"])["status"] == "active"
 
 
+def test_a_snapshot_is_restored_as_its_owner_asks(
+    running: Site, cloud: Cloud, web: str, docker_client: DockerClient
+) -> None:
+    ids = running.commit(web, cloud.alice).json()
+    path = f"/v1/snapshots/{ids['snapshot_id']}/restore"
+    refused(running.call("POST", path, cloud.bob, json={}), 404, "no snapshot")
+    assert running.ended(ids["snapshot_id"])["status"] == "active"
+    body = {"network": "none", "name": f"{web}-restored", "env": {"A": "b"}}
+    headers = {"Idempotency-Key": ids["request_id"]}
+
+    answer = running.call("POST", path, cloud.alice, json=body, headers=headers)
+
+    assert answer.status_code == 202, answer.text
+    again = running.call("POST", path, cloud.alice, json=body, headers=headers)
+    assert again.json() == answer.json()
+    restore_id = answer.json()["restore_id"]
+    where = f"/v1/restores/{restore_id}"
+    assert answer.headers["Location"] == f"{running.api.url}{where}"
+    refused(running.call("GET", where, cloud.bob), 404, "no restore")
+    until(
+        lambda: running.call("GET", where, cloud.alice).json()["finished_at"] is not None,
+        "the restore to end",
+    )
+    end = running.call("GET", where, cloud.alice).json()
+    assert (end["status"], end["fault"]) == ("active", None)
+    restored = docker_client.containers.get(end["engine_container_id"])
+    try:
+        assert (restored.name, restored.status) == (f"{web}-restored", "running")
+        content = restored.exec_run(["/bin/busybox", "cat", "/data/file"])
+        assert content.output == CONTENT
+        refused(running.call("DELETE", where, cloud.alice), 409, "has ended")
+    finally:
+        restored.remove(force=True, v=True)
+        docker_client.images.remove(restored.attrs["Image"], force=True)
+
+
+def test_a_dry_run_reserves_nothing(running: Site, cloud: Cloud, web: str) -> None:
+    answer = running.commit(web, cloud.alice, dry_run=True)
+    assert answer.status_code == 202, answer.text
+    assert answer.json()["image_id"] is None
+    end = running.ended(answer.json()["snapshot_id"])
+    assert (end["status"], end["image_id"]) == ("preflight", None)
+    assert end["preflight"]["problems"] == []
+    assert end["preflight"]["stores"][0]["name"] == "glance"
+
+
 @pytest.mark.parametrize("state", [ContainerState.STOPPED, ContainerState.PAUSED])
 def test_stopped_and_paused_containers_are_snapshotted(
     running: Site, cloud: Cloud, container: Containers, state: ContainerState

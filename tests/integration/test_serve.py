@@ -22,7 +22,15 @@ from tests.support.docker import PATIENCE, Containers, fill
 from tests.support.rabbit import until
 from tintype.adapters.docker_engine import DockerEngine
 from tintype.adapters.sqlite_journal import SqliteJournal
-from tintype.core.events import COMMIT_REQUEST, OUTCOMES, SNAPSHOT_END, SNAPSHOT_START
+from tintype.core.events import (
+    COMMIT_REQUEST,
+    OUTCOMES,
+    RESTORE_END,
+    RESTORE_REQUEST,
+    RESTORE_START,
+    SNAPSHOT_END,
+    SNAPSHOT_START,
+)
 from tintype.rest.openapi import document
 from tintype.schemas import validate
 
@@ -176,6 +184,48 @@ def test_a_container_is_snapshotted_and_all_of_it_shown(
         SNAPSHOT_END,
     ]
     assert serve.left(docker_client, request_id) == []
+
+
+def test_a_snapshot_is_restored(serve: ServeProcess, web: str, docker_client: DockerClient) -> None:
+    serve.begin()
+    serve.known(web)
+    tried = serve.run("commit", web, "test/serve:v1", "--dry-run", "-f", "json").shown()
+    assert (tried["problems"], tried["stores"][0]["name"]) == ([], "directory")
+    assert serve.archives() == []
+    made = serve.run("commit", web, "test/serve:v1", "--wait", "-f", "json").shown()
+    name = f"{web}-restored"
+    about = ("--name", name, "--network", "none", "--env", "A=b", "--wait", "-f", "json")
+    for ident, words in (
+        ("test/serve:v1", about),
+        (made["image_id"], ("--no-start", *about[2:])),
+    ):
+        restored = serve.run("restore", ident, *words).shown()
+        assert (restored["status"], restored["snapshot_id"]) == ("active", made["snapshot_id"])
+        container = docker_client.containers.get(restored["container_uuid"])
+        try:
+            assert container.name == restored["container_name"]
+            assert restored["started"] is (ident != made["image_id"])
+            if restored["started"]:
+                file = container.exec_run(["/bin/busybox", "cat", "/data/file"])
+                assert file.output == b"content"
+            assert "A=b" in container.attrs["Config"]["Env"]
+            shown = serve.run("restores", "show", restored["request_id"], "-f", "json").shown()
+            assert shown["status"] == "active"
+        finally:
+            container.remove(force=True, v=True)
+            docker_client.images.remove(container.attrs["Image"], force=True)
+    rows = serve.run("restores", "list", "--snapshot", made["snapshot_id"], "-f", "json").shown()
+    assert len(rows) == 2
+    serve.run("restore", str(uuid.uuid4())).worked()
+    line = serve.run("restore", str(uuid.uuid4()), "--wait").err
+    assert "the restore failed" in line
+    assert serve.stop() == 0
+    told = [event["type"] for event in serve.events(restored["request_id"])]
+    assert [each for each in told if each in (RESTORE_REQUEST, RESTORE_START, *OUTCOMES)] == [
+        RESTORE_REQUEST,
+        RESTORE_START,
+        RESTORE_END,
+    ]
 
 
 def test_a_page_in_a_browser_is_refused(serve: ServeProcess, web: str) -> None:

@@ -28,7 +28,7 @@ from tests.support.rabbit import Broker, until
 from tintype.adapters.publisher import RabbitPublisher
 from tintype.adapters.sql_database import Database
 from tintype.adapters.sql_index import SqlIndex
-from tintype.core.events import COMMIT_CANCEL, Event, Requester
+from tintype.core.events import COMMIT_CANCEL, RESTORE_REQUEST, Event, Requester
 from tintype.core.index import ContainerRecord, SnapshotRecord
 
 HOST_TIMEOUT = 10
@@ -143,6 +143,13 @@ class Fleet:
     def ask(self, container: str, who: Requester | None = None, **fields: Any) -> str:
         """Publish a commit request on the shared topic, and return its id."""
         payload = {"container": container, "image_name": "test/snapshot", **fields}
+        return send_request(
+            self.broker, self.exchange, self.requests, payload, who or Requester("p", "u")
+        )
+
+    def restore(self, who: Requester | None = None, **fields: Any) -> str:
+        """Publish a restore request on the shared topic, and return its id."""
+        payload = {"event_type": RESTORE_REQUEST, **fields}
         return send_request(
             self.broker, self.exchange, self.requests, payload, who or Requester("p", "u")
         )

@@ -10,13 +10,14 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
+from docker import DockerClient
 
 from tests.support.agent import (
     AgentProcess,
@@ -27,6 +28,7 @@ from tests.support.agent import (
 from tests.support.openstack import Cloud, everybody
 from tests.support.rabbit import Broker, until
 from tintype.adapters.openstack_access import GlanceSettings
+from tintype.adapters.sqlite_journal import SqliteJournal
 from tintype.rest.metrics import MULTIPROCESS
 
 SERVICE_TYPES = {"container-snapshot": "", "container": "/v1"}
@@ -352,6 +354,17 @@ def site(tmp_path: Path, agent: AgentProcess, cloud: Cloud) -> Iterator[Site]:
     site = Site(tmp_path, agent, cloud)
     yield site
     site.close()
+
+
+def remove_restored(journal: Path, client: DockerClient) -> None:
+    """Remove the containers that a host has restored, and their images; it must be stopped."""
+    with closing(SqliteJournal(journal)) as opened:
+        instance = opened.instance
+    label = f"tintype.restore.instance={instance}"
+    for container in client.containers.list(all=True, filters={"label": label}):
+        container.remove(force=True, v=True)
+    for image in client.images.list(name=f"tintype-restore/{instance}"):
+        client.images.remove(image.id, force=True)
 
 
 def owned_by(cloud: Cloud, person: GlanceSettings) -> dict[str, str]:

@@ -21,11 +21,13 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 import jsonschema_rs
 
+from tintype.core.restore import restore_id_for
 from tintype.core.snapshot import image_id_for, snapshot_id_for
 from tintype.rest.openapi import document
 
 PASSWORD = "secret"
 TOKEN = "a-token"
+ENDED = ("active", "error", "preflight")
 BY_PROXIES = (502, 504)
 """Answers that are not the service's own."""
 
@@ -67,7 +69,7 @@ def container(name: str = "web", **about: Any) -> Record:
 def snapshot(number: int = 1, status: str = "saving", **about: Any) -> Record:
     """Return a snapshot as the service shows it; a higher number is a later one."""
     request_id = str(uuid.UUID(int=number))
-    ended = status in ("active", "error")
+    ended = status in ENDED
     return {
         "event_id": str(uuid.uuid5(uuid.NAMESPACE_OID, f"{number} {status}")),
         "schema_version": "1.0",
@@ -94,13 +96,78 @@ def snapshot(number: int = 1, status: str = "saving", **about: Any) -> Record:
         "paused_ms": 35,
         "duration_ms": 2500 if ended else None,
         "layers": [],
+        "squashed": False,
         "excluded_volumes": ["/data"],
         "scrubbed_env": [],
+        "hooks": [],
+        "warnings": [],
         "rotated_images": [],
+        "preflight": preflight() if status == "preflight" else None,
+        "expires_at": None,
         "created_at": f"2026-11-24T12:{number // 60:02}:{number % 60:02}.000000+00:00",
         "finished_at": "2026-11-24T14:00:00.000000+00:00" if ended else None,
         "metadata": {"purpose": "test"},
         "fault": fault() if status in ("error", "waiting") else None,
+        **about,
+    }
+
+
+def preflight(*problems: str, **about: Any) -> Record:
+    """Return what a dry run has found."""
+    return {
+        "size_rw_bytes": 1_000,
+        "size_rootfs_bytes": 1_000_000,
+        "estimated_bytes": 1_001_000,
+        "free_bytes": None,
+        "layers": 3,
+        "max_layers": 120,
+        "squash_needed": False,
+        "excluded_volumes": ["/data"],
+        "secret_looking_env": ["DB_PASSWORD"],
+        "scrubbed_env": [],
+        "hooks": ["pre-commit"],
+        "stores": [{"name": "glance", "room_bytes": 5_000_000, "repository": None}],
+        "soft_limit_bytes": None,
+        "hard_limit_bytes": None,
+        "problems": list(problems),
+        **about,
+    }
+
+
+def restore(number: int = 1, status: str = "loading", **about: Any) -> Record:
+    """Return a restore as the service shows it; a higher number is a later one."""
+    request_id = str(uuid.UUID(int=1000 + number))
+    ended = status in ENDED
+    return {
+        "event_id": str(uuid.uuid5(uuid.NAMESPACE_OID, f"restore {number} {status}")),
+        "schema_version": "1.0",
+        "request_id": request_id,
+        "restore_id": restore_id_for(request_id),
+        "project_id": "alpha",
+        "tenant_id": "alpha",
+        "user_id": "alice",
+        "host": "host-1",
+        "snapshot_id": snapshot()["snapshot_id"],
+        "store": "glance",
+        "image_id": snapshot()["image_id"],
+        "image_name": "snap",
+        "tag": "v1",
+        "container_uuid": "e" * 64 if status == "active" else None,
+        "container_name": "web-restored",
+        "engine_container_id": "e" * 64 if status == "active" else None,
+        "status": status,
+        "phase": "cleanup" if ended else "downloading",
+        "bytes_done": 1_000_000 if ended else 250_000,
+        "bytes_total": 1_000_000,
+        "sha256": "0" * 64,
+        "missing_volumes": ["/data"],
+        "warnings": [],
+        "started": status == "active",
+        "duration_ms": 2500 if ended else None,
+        "created_at": f"2026-11-24T13:{number // 60:02}:{number % 60:02}.000000+00:00",
+        "finished_at": "2026-11-24T14:00:00.000000+00:00" if ended else None,
+        "metadata": {},
+        "fault": fault("the name is taken") if status in ("error", "waiting") else None,
         **about,
     }
 
@@ -136,6 +203,7 @@ class RestDouble:
 
     containers: list[Record] = field(default_factory=lambda: [container()])
     snapshots: list[Record] = field(default_factory=list)
+    restores: list[Record] = field(default_factory=list)
     page: int = 100
     """Records on a page where the request does not say."""
     token: str | None = None
@@ -197,6 +265,13 @@ class RestDouble:
                 return record
         raise Refusal(404, f"no snapshot {ident!r} is known")
 
+    def find_restore(self, ident: str) -> Record:
+        """Return the restore with this id, or of the request with this id."""
+        for record in self.restores:
+            if ident in (record["restore_id"], record["request_id"]):
+                return record
+        raise Refusal(404, f"no restore {ident!r} is known")
+
     def change(self, ident: str, status: str, **about: Any) -> None:
         """Let a snapshot go on."""
         record = self.find(ident)
@@ -212,6 +287,12 @@ class RestDouble:
 def become(number: int, status: str, **about: Any) -> Callable[[RestDouble], None]:
     """Let a snapshot stand so from the next answer on, for a plan."""
     return lambda double: double.change(snapshot(number)["snapshot_id"], status, **about)
+
+
+def become_restored(number: int, status: str, **about: Any) -> Callable[[RestDouble], None]:
+    """The same for a restore."""
+    made = restore(number, status, **about)
+    return lambda double: double.find_restore(made["restore_id"]).update(made)
 
 
 @contextmanager
@@ -332,7 +413,10 @@ def _service(double: RestDouble, seen: Seen) -> Answer:
             headers["WWW-Authenticate"] = f'Keystone uri="{double.auth_url}"'
         return refusal.status, headers, _errors(refusal, headers["X-Openstack-Request-Id"])
     if seen.method == "POST":
-        headers["Location"] = f"{double.endpoint}/v1/snapshots/{answer['snapshot_id']}"
+        is_restore = "restore_id" in answer
+        what = "restores" if is_restore else "snapshots"
+        ident = answer["restore_id" if is_restore else "snapshot_id"]
+        headers["Location"] = f"{double.endpoint}/v1/{what}/{ident}"
     return 200 if seen.method == "GET" else 202, headers, answer
 
 
@@ -353,13 +437,12 @@ def _found(double: RestDouble, seen: Seen) -> Any:
         raise Refusal(401, "this service wants a token of Keystone's")
     if seen.query.get("all_projects") and double.token == TOKEN:
         raise Refusal(403, "all_projects: your roles do not allow it")
-    match seen.method, seen.path.strip("/").split("/"):
-        case "GET", ["v1", "containers"]:
-            return _page(double, "containers", "uuid", double.containers, seen)
-        case "GET", ["v1", "containers", ident]:
-            return _container(double, ident)
-        case "POST", ["v1", "containers", ident, "commit"]:
-            return _commit(double, _container(double, ident), seen)
+    parts = seen.path.strip("/").split("/")
+    if "restores" in parts or parts[-1] == "restore":
+        return _found_restore(double, seen, parts)
+    if "containers" in parts:
+        return _found_container(double, seen, parts)
+    match seen.method, parts:
         case "GET", ["v1", "snapshots"]:
             newest_first = sorted(double.snapshots, key=_created, reverse=True)
             return _page(double, "snapshots", "snapshot_id", newest_first, seen)
@@ -367,10 +450,38 @@ def _found(double: RestDouble, seen: Seen) -> Any:
             return double.find(ident)
         case "DELETE", ["v1", "snapshots", ident]:
             record = double.find(ident)
-            if record["status"] in ("active", "error"):
+            if record["status"] in ENDED:
                 raise Refusal(409, f"snapshot {ident} has ended: delete its image instead")
             return record
     raise Refusal(404, f"there is nothing at {seen.path}")
+
+
+def _found_container(double: RestDouble, seen: Seen, parts: list[str]) -> Any:
+    match seen.method, parts:
+        case "GET", ["v1", "containers"]:
+            return _page(double, "containers", "uuid", double.containers, seen)
+        case "GET", ["v1", "containers", ident]:
+            return _container(double, ident)
+        case "POST", ["v1", "containers", ident, "commit"]:
+            return _commit(double, _container(double, ident), seen)
+    raise Refusal(404, f"there is nothing at {seen.path}")
+
+
+def _found_restore(double: RestDouble, seen: Seen, parts: list[str]) -> Any:
+    match seen.method, parts:
+        case "POST", ["v1", "snapshots", ident, "restore"]:
+            return _restore(double, double.find(ident), seen)
+        case "POST", ["v1", "restores"]:
+            if "host" not in seen.body:
+                raise Refusal(400, "/host: expected the host that is to have the container")
+            return _restore(double, {"snapshot_id": None, **seen.body}, seen)
+        case "GET", ["v1", "restores"]:
+            newest_first = sorted(double.restores, key=_created, reverse=True)
+            return _page(double, "restores", "restore_id", newest_first, seen)
+    record = double.find_restore(parts[-1])
+    if seen.method == "DELETE" and record["status"] in ENDED:
+        raise Refusal(409, f"restore {parts[-1]} has ended: delete its container instead")
+    return record
 
 
 def _page(
@@ -406,12 +517,36 @@ def _container(double: RestDouble, ident: str) -> Record:
     raise Refusal(404, f"no container {ident!r} is known")
 
 
-def _commit(double: RestDouble, found: Record, seen: Seen) -> Record:
+def _answered(double: RestDouble, seen: Seen) -> tuple[str | None, Record | None]:
+    """Return the key of a request, and the answer that it had before."""
     key = seen.headers.get("Idempotency-Key") or seen.body.get("request_id")
-    if key in double.answered:
-        body, answer = double.answered[key]
-        if body != seen.body:
-            raise Refusal(409, f"{key} was used before with another body")
+    if key not in double.answered:
+        return key, None
+    body, answer = double.answered[key]
+    if body != seen.body:
+        raise Refusal(409, f"{key} was used before with another body")
+    return key, answer
+
+
+def _restore(double: RestDouble, source: Record, seen: Seen) -> Record:
+    key, answer = _answered(double, seen)
+    if answer is not None:
+        return answer
+    number = len(double.restores) + 1
+    made = restore(number, "queued", phase="accepted", bytes_done=None, bytes_total=None)
+    made["snapshot_id"] = source["snapshot_id"]
+    request_id = seen.body.get("request_id") or made["request_id"]
+    made |= {"request_id": request_id, "restore_id": restore_id_for(request_id)}
+    double.restores.append(made)
+    answer = {name: made[name] for name in ("restore_id", "request_id", "snapshot_id")}
+    if key:
+        double.answered[key] = (seen.body, answer)
+    return answer
+
+
+def _commit(double: RestDouble, found: Record, seen: Seen) -> Record:
+    key, answer = _answered(double, seen)
+    if answer is not None:
         return answer
     number = len(double.snapshots) + 1
     made = snapshot(number, "queued", phase="accepted", bytes_done=None, bytes_total=None)
@@ -423,6 +558,8 @@ def _commit(double: RestDouble, found: Record, seen: Seen) -> Record:
         "image_name": seen.body["image_name"],
         "tag": seen.body.get("tag", "latest"),
     }
+    if seen.body.get("dry_run"):
+        made["image_id"] = None
     double.snapshots.append(made)
     answer = {
         "uuid": made["image_id"],

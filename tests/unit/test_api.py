@@ -6,32 +6,46 @@ import json
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
-from urllib.parse import quote, unquote, urlencode
+from urllib.parse import quote, urlencode
 
 import pytest
-from falcon.testing import Result, StartResponseMock, TestClient, create_environ
+from falcon.testing import StartResponseMock, TestClient, create_environ
 from jsonschema import Draft202012Validator
 from prometheus_client.parser import text_string_to_metric_families
-from referencing import Registry, Resource
-from referencing.jsonschema import DRAFT202012
 from schemathesis.specs.openapi.definitions import OPENAPI_31
 
-from tests.support.twins import ADMIN, ALICE, HOST, MALLORY, Bench, Office, message_of
+from tests.support.door import (
+    COMMIT,
+    MOST_BYTES,
+    Door,
+    app_in_front,
+    errors_of,
+    headers_of,
+    pointers,
+    refused,
+    restores_in,
+)
+from tests.support.rest_double import preflight
+from tests.support.twins import ADMIN, ALICE, HOST, MALLORY, Bench, Office, checked, message_of
 from tintype import __version__
 from tintype.adapters.memory_bus import MemoryBus
 from tintype.api import Opened, make_app
-from tintype.config import Settings, load_for_oslo
+from tintype.config import load_for_oslo
 from tintype.core.errors import Internal, NotFound, TooLarge, Unauthorized, Unavailable, Unroutable
 from tintype.core.events import (
     COMMIT_ACCEPTED,
     COMMIT_CANCEL,
     COMMIT_REQUEST,
     EXISTS_REQUEST,
+    RESTORE_ACCEPTED,
+    RESTORE_END,
+    RESTORE_PROGRESS,
+    RESTORE_START,
     SNAPSHOT_END,
     SNAPSHOT_ERROR,
+    SNAPSHOT_PREFLIGHT,
     SNAPSHOT_PROGRESS,
     SNAPSHOT_START,
     Event,
@@ -44,7 +58,6 @@ from tintype.core.reservation import KEY_LENGTH
 from tintype.core.snapshot import image_id_for, snapshot_id_for
 from tintype.embedded import OneHost, Printer, RouterPublisher, heard
 from tintype.rest.answers import REQUEST_ID
-from tintype.rest.app import create_app
 from tintype.rest.health import KEPT_SECONDS, Health
 from tintype.rest.identity import LoopbackIdentity, TokenIdentity
 from tintype.rest.lists import LIMIT_MOST
@@ -52,135 +65,10 @@ from tintype.rest.openapi import document
 from tintype.rest.policy import Policy
 
 UUID = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
-COMMIT = "/v1/containers/web/commit"
 GOOD = {"image-name": "snap"}
-MOST_BYTES = 4096
 BOB = Requester("project-a", "bob")
 """A colleague of Alice's who may look only."""
-ROLES = {ALICE: "member,reader", MALLORY: "member,reader", ADMIN: "admin,member,reader"}
-BY_MIDDLEWARE = {"X-Openstack-Request-Id", "WWW-Authenticate"}
-"""Headers that are set by what stands in front of the application."""
 OPEN_PATHS = ["/", "/v1", "/openapi.json"]
-
-
-class Description:
-    """The service's OpenAPI document, to hold answers against."""
-
-    def __init__(self, api: dict[str, Any]) -> None:
-        self.api = api
-        resource = Resource.from_contents(api, default_specification=DRAFT202012)
-        self._registry: Registry[Any] = Registry().with_resource("urn:api", resource)
-
-    def check(self, method: str, path: str, result: Result) -> None:
-        """Fail unless the document tells of an answer like this one."""
-        if method == "OPTIONS" and result.status_code == 200:
-            assert result.text == ""
-            return
-        operation = self._operation(method, path)
-        if operation is None or result.status_code in {405, 500}:
-            assert result.status_code in {403, 404, 405, 406, 500}, result.text
-            self._matches("#/components/schemas/Errors", result.json)
-            return
-        where, described = operation
-        answer = described["responses"][str(result.status_code)]
-        for name, header in answer["headers"].items():
-            required = header.get("required") and name not in BY_MIDDLEWARE
-            assert name in result.headers or not required, name
-        assert result.headers["Content-Type"].startswith("application/json")
-        code = result.status_code
-        place = f"{where}/responses/{code}/content/application~1json/schema"
-        self._matches(place, result.json)
-
-    def _operation(self, method: str, path: str) -> tuple[str, dict[str, Any]] | None:
-        for template, item in self.api["paths"].items():
-            pattern = re.sub(r"\\{\w+\\}", "[^/]+", re.escape(template))
-            if re.fullmatch(pattern, path.rstrip("/") or "/") and method.lower() in item:
-                escaped = template.replace("~", "~0").replace("/", "~1")
-                place = f"#/paths/{quote(escaped, safe='~')}/{method.lower()}"
-                return place, item[method.lower()]
-        return None
-
-    def _matches(self, place: str, value: Any) -> None:
-        schema = {"$ref": f"urn:api{place}"}
-        errors = Draft202012Validator(schema, registry=self._registry).iter_errors(value)
-        assert [error.message for error in errors] == []
-
-
-DESCRIPTION = Description(document())
-
-
-@dataclass
-class Door:
-    """The application in front of an office; calls are made by whoever a test says."""
-
-    by_token: bool = True
-    office: Office = field(default_factory=Office)
-    client: TestClient = field(init=False)
-
-    def __post_init__(self) -> None:
-        images = self.office.tapped(self.office.images, "images")
-        identify: Any = LoopbackIdentity("project-a", "alice")
-        if self.by_token:
-            identify = TokenIdentity(Policy(load_for_oslo()), lambda token: images)
-        self.client = TestClient(create_app(identify, self.office.commits(), MOST_BYTES))
-
-    def call(
-        self,
-        method: str,
-        path: str,
-        *,
-        who: Requester | None = ALICE,
-        headers: dict[str, str] | None = None,
-        **options: Any,
-    ) -> Result:
-        """Make a call, and hold the answer against the description."""
-        options.setdefault("host", "127.0.0.1")
-        sent = {**headers_of(who), **(headers or {})}
-        path, _, query = path.partition("?")
-        options.setdefault("query_string", query)
-        result = self.client.simulate_request(method, path, headers=sent, **options)
-        if method != "HEAD" and path != "/metrics":
-            DESCRIPTION.check(method, unquote(path), result)
-        return result
-
-    def get(self, path: str, **options: Any) -> Any:
-        """Return what is there, as JSON."""
-        result = self.call("GET", path, **options)
-        assert result.status_code == 200, result.text
-        return result.json
-
-    def commit(self, body: Any = None, path: str = COMMIT, **options: Any) -> Result:
-        """Ask for a snapshot."""
-        headers = dict(options.pop("headers", {}))
-        if body is not None:
-            options["body"] = body if isinstance(body, (str, bytes)) else json.dumps(body)
-            headers.setdefault("Content-Type", "application/json")
-        return self.call("POST", path, headers=headers, **options)
-
-    def pages(self, path: str, kind: str, **options: Any) -> list[list[dict[str, Any]]]:
-        """Follow the links from page to page."""
-        found = []
-        while path:
-            page = self.get(path, **options)
-            found.append(page[kind])
-            links = page.get("links", [])
-            assert [link["rel"] for link in links] == ["next"] * len(links)
-            path = links[0]["href"].removeprefix("http://127.0.0.1") if links else ""
-            assert path.startswith("/v1/") or not path
-        return found
-
-
-def headers_of(who: Requester | None) -> dict[str, str]:
-    """Return the headers that keystonemiddleware sets for somebody's token."""
-    if who is None:
-        return {"X-Identity-Status": "Invalid"}
-    return {
-        "X-Auth-Token": f"token of {who.user_id}",
-        "X-Identity-Status": "Confirmed",
-        "X-Project-Id": str(who.project_id),
-        "X-User-Id": str(who.user_id),
-        "X-Roles": ROLES.get(who, "reader"),
-    }
 
 
 @pytest.fixture(params=[True, False], ids=["token", "loopback"])
@@ -208,28 +96,6 @@ def local() -> Iterator[Door]:
     opened.office.container()
     yield opened
     opened.office.database.close()
-
-
-def errors_of(result: Result, status: int) -> list[dict[str, Any]]:
-    """Return the errors of an answer in OpenStack's form."""
-    assert result.status_code == status, result.text
-    errors: list[dict[str, Any]] = result.json["errors"]
-    for error in errors:
-        assert error["status"] == status
-        assert error["title"] == error["detail"]  # all that Zun's clients show
-    return errors
-
-
-def refused(result: Result, status: int, detail: str = "") -> dict[str, Any]:
-    """Return the one error of an answer."""
-    (error,) = errors_of(result, status)
-    assert re.search(detail, error["detail"]), error["detail"]
-    return error
-
-
-def pointers(result: Result) -> set[str]:
-    """Return where the faults of a refused request are."""
-    return {error["pointer"] for error in errors_of(result, 400)}
 
 
 # Asking for a snapshot
@@ -268,7 +134,7 @@ def test_the_image_is_reserved_with_the_callers_own_token(cloud: Door) -> None:
         return office.images
 
     identify = TokenIdentity(Policy(load_for_oslo()), images_of)
-    cloud.client = TestClient(create_app(identify, office.commits(), MOST_BYTES))
+    cloud.client = TestClient(app_in_front(office, identify, MOST_BYTES))
     answer = cloud.commit(GOOD).json
     assert tokens == ["token of alice"]
     assert office.images.images[answer["image_id"]].spec.owner == "project-a"
@@ -469,6 +335,40 @@ def test_who_takes_no_json_is_refused(door: Door, accept: str) -> None:
 @pytest.mark.parametrize("accept", ["*/*", "application/*", "text/html, application/json;q=0.1"])
 def test_who_takes_json_among_others_gets_it(door: Door, accept: str) -> None:
     assert "containers" in door.get("/v1/containers", headers={"Accept": accept})
+
+
+def test_a_dry_run_is_answered_without_an_image(door: Door) -> None:
+    result = door.commit({**GOOD, "dry-run": True})
+    assert result.status_code == 202
+    assert (result.json["uuid"], result.json["image_id"]) == (None, None)
+    assert door.office.image_ids == set()
+    (event,) = door.office.bus.published
+    assert event.payload["dry_run"] is True
+    assert "image_id" not in event.payload
+    shown = door.get(f"/v1/snapshots/{result.json['snapshot_id']}")
+    assert (shown["status"], shown["image_id"], shown["preflight"]) == ("queued", None, None)
+
+
+def test_a_dry_run_shows_its_preflight(door: Door) -> None:
+    ids = made(door, 1, dry_run=True)
+    told = host_says(door, SNAPSHOT_START, ids)
+    now = door.office.clock.now()
+    ended = {"status": "preflight", "finished_at": now.isoformat(), "duration_ms": 1}
+    found = {**told.payload, **ended, "image_id": None, "preflight": preflight("x")}
+    event = checked(Event(SNAPSHOT_PREFLIGHT, {**found, "event_id": UUID}, ALICE, UUID))
+    door.office.router.on_event(message_of(event, now))
+    shown = door.get(f"/v1/snapshots/{ids['snapshot_id']}")
+    assert (shown["status"], shown["preflight"]["problems"]) == ("preflight", ["x"])
+    assert [each["status"] for each in door.get("/v1/snapshots?status=preflight")["snapshots"]] == [
+        "preflight"
+    ]
+    refused(door.call("DELETE", f"/v1/snapshots/{ids['snapshot_id']}"), 409, "has ended")
+
+
+def test_bad_instructions_are_refused_with_their_place(door: Door) -> None:
+    result = door.commit({**GOOD, "changes": ["CMD nginx", "RUN make", "USER a", "FROM b"]})
+    assert pointers(result) == {"/changes/1", "/changes/3"}
+    assert door.office.bus.published == []
 
 
 def test_what_is_wrong_with_the_container_is_told_at_once(door: Door) -> None:
@@ -824,7 +724,7 @@ def test_a_link_goes_where_the_client_came_from(cloud: Door) -> None:
         assert page["links"][0]["href"].startswith(start)
 
 
-LISTS = ["/v1/containers", "/v1/snapshots"]
+LISTS = ["/v1/containers", "/v1/snapshots", "/v1/restores"]
 
 
 @pytest.mark.parametrize("path", LISTS)
@@ -1002,7 +902,7 @@ def test_a_cancellation_that_cannot_be_sent_is_503(door: Door, call: str) -> Non
 
 @pytest.mark.parametrize("path", [*LISTS, "/v1/containers/web", f"/v1/snapshots/{UUID}"])
 def test_an_index_that_is_away_is_503(door: Door, path: str) -> None:
-    for call in ("list_containers", "list_snapshots", "find", "find_snapshot"):
+    for call in ("list_containers", "list_snapshots", "list_restores", "find", "find_snapshot"):
         door.office.trouble.plan(f"index.{call}", Unavailable("away"))
     result = door.call("GET", path)
     refused(result, 503, "away")
@@ -1125,6 +1025,11 @@ def test_it_tells_of_every_path_and_method(door: Door) -> None:
         ("POST", "/v1/containers/{ident}/commit"),
         ("GET", "/v1/snapshots/{ident}"),
         ("DELETE", "/v1/snapshots/{ident}"),
+        ("POST", "/v1/snapshots/{ident}/restore"),
+        ("GET", "/v1/restores"),
+        ("POST", "/v1/restores"),
+        ("GET", "/v1/restores/{ident}"),
+        ("DELETE", "/v1/restores/{ident}"),
     }
     assert told == routes
     for path in {path for _, path in routes}:
@@ -1258,10 +1163,8 @@ def health() -> tuple[Parts, TestClient]:
     parts = Parts()
     office = Office()
     application = make_app(
-        Settings(),
         load_for_oslo(),
-        LoopbackIdentity(None, None),
-        office.commits(),
+        app_in_front(office, LoopbackIdentity(None, None)),
         {name: parts.check(name) for name in ("message bus", "index", "image service")},
     )
     return parts, TestClient(application)
@@ -1330,7 +1233,7 @@ def test_the_database_is_put_into_shape_once_before_the_first_request() -> None:
             raise errors.pop()
 
     office = Office()
-    app = create_app(LoopbackIdentity(None, None), office.commits(), MOST_BYTES)
+    app = app_in_front(office, LoopbackIdentity(None, None))
     client = TestClient(Opened(app, upgrade))
     result = client.simulate_get("/v1", extras={REQUEST_ID: "req-1"})
     assert refused(result, 503, "away")["request_id"] == "req-1"
@@ -1442,6 +1345,38 @@ def test_a_cancellation_comes_to_the_host_at_once(house: House) -> None:
     house.settle()
     assert house.told[-1].type == SNAPSHOT_ERROR
     assert house.told[-1].payload["fault"]["code"] == 499
+
+
+def restored(house: House, **fields: Any) -> dict[str, Any]:
+    """Ask for a container, let it be made, and return how the index says that this went."""
+    restores = restores_in(house.office, only_host=HOST)
+    promised = restores.submit(house.office.caller(), fields)
+    house.settle()
+    record = house.office.index.restore(promised.request_id)
+    assert record is not None
+    return dict(record.payload)
+
+
+def test_the_one_host_restores_what_it_has_made(house: House) -> None:
+    made = house.office.submit()
+    house.settle()
+    house.told.clear()
+    told = restored(house, snapshot_id=made.answer["snapshot_id"], name="web-2")
+    assert [event.type for event in house.told if event.type != RESTORE_PROGRESS] == [
+        RESTORE_ACCEPTED,
+        RESTORE_START,
+        RESTORE_END,
+    ]
+    assert (told["status"], told["container_name"], told["host"]) == ("active", "web-2", HOST)
+    image = house.office.submit(image_name="other")
+    house.settle()
+    told = restored(house, image_id=image.promised_image_id)
+    assert (told["status"], told["snapshot_id"]) == ("active", image.answer["snapshot_id"])
+
+
+def test_what_the_one_host_cannot_restore_is_told(house: House) -> None:
+    told = restored(house, image_id=UUID)
+    assert (told["status"], told["fault"]["code"]) == ("error", 404)
 
 
 def test_of_two_progress_events_the_later_counts_whatever_their_ids() -> None:

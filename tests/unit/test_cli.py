@@ -18,6 +18,7 @@ from tintype.core.events import (
     COMMIT_REQUEST,
     CONTAINER_SCHEDULE,
     CONTAINER_STOP,
+    RESTORE_REQUEST,
     Event,
 )
 from tintype.core.snapshot import RESERVE, Snapshot
@@ -183,6 +184,14 @@ def test_invoke_fails_with_one_line(
     invoke: Run, handler: str, document: object, words: list[str]
 ) -> None:
     invoke(handler, document).failed(*words)
+
+
+def test_invoke_reads_a_restore_request(invoke: Run) -> None:
+    bad = {"snapshot_id": UUID, "name": "zun-web"}
+    invoke(RESTORE_REQUEST, bad).failed("/name: expected a container's name")
+    invoke(RESTORE_REQUEST, {}).failed("exactly one of the fields snapshot_id")
+    # Read, and there is no engine.
+    invoke(RESTORE_REQUEST, {"snapshot_id": UUID}).failed("container engine")
 
 
 def test_invoke_of_a_step_without_anything_left_to_do_works(invoke: Run) -> None:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
@@ -42,15 +43,23 @@ from tests.support.rest_double import (
     become,
     container,
     fault,
+    preflight,
     rest_double,
+    restore,
     snapshot,
 )
 from tintype.cli import COMMANDS
 from tintype.commands.client import Client
-from tintype.commands.commit import wait
 from tintype.commands.live import LINGER_SECONDS, LiveView
-from tintype.commands.words import one_line, size_text
-from tintype.core.events import SNAPSHOT_EXISTS
+from tintype.commands.waiting import wait
+from tintype.commands.words import one_line, outcome, size_text
+from tintype.core.events import (
+    RESTORE_END,
+    RESTORE_ERROR,
+    RESTORE_PROGRESS,
+    RESTORE_START,
+    SNAPSHOT_EXISTS,
+)
 from tintype.schemas import validate
 
 pytestmark = pytest.mark.filterwarnings(
@@ -99,8 +108,16 @@ def refuse(status: int, detail: str = "") -> Callable[[RestDouble], None]:
 
 
 def test_what_the_double_shows_is_what_the_schema_allows() -> None:
-    for status in ("queued", "saving", "waiting", "active", "error"):
+    for status in ("queued", "saving", "waiting", "active", "error", "preflight"):
         assert validate(SNAPSHOT_EXISTS, snapshot(1, status)) == []
+    for status, event_type in [
+        ("queued", RESTORE_PROGRESS),
+        ("loading", RESTORE_START),
+        ("waiting", RESTORE_PROGRESS),
+        ("active", RESTORE_END),
+        ("error", RESTORE_ERROR),
+    ]:
+        assert validate(event_type, restore(1, status)) == []
 
 
 @pytest.mark.parametrize(
@@ -158,6 +175,11 @@ def test_bash_can_complete_all_commands(anyone: Run) -> None:
         ("snapshot", "watch", "--interval", "soon"),
         ("commit", "web", "snap", "--rotation", "0"),
         ("commit", "web", "snap", "--rotation", "x"),
+        ("commit", "web", "snap", "--max-pause-ms", "0"),
+        ("restore",),
+        ("restores", "list", "web"),
+        ("restores", "show"),
+        ("restores", "cancel"),
         ("commit", "web", "snap", "--visibility", "public"),
     ],
     ids=str,
@@ -286,6 +308,79 @@ def test_every_option_of_commit_is_in_the_request(tintype: Run, service: RestDou
     assert seen.headers["Idempotency-Key"] == "a key"
 
 
+def test_every_way_to_make_another_image_is_in_the_request(
+    tintype: Run, service: RestDouble
+) -> None:
+    words = (
+        "--repository registry:5000/team/web --max-pause-ms 500 --unset-env TOKEN --unset-env KEY"
+        " --squash --expires-at 2999-01-01T00:00:00Z"
+    )
+    changes = ["--change", "CMD nginx", "--change", 'ENV A="b c"']
+    tintype("commit", "web", "snap", *words.split(), *changes).worked()
+    (seen,) = service.asked("POST", "/v1/containers/web/commit")
+    assert seen.body == {
+        "image_name": "snap",
+        "repository": "registry:5000/team/web",
+        "max_pause_ms": 500,
+        "unset_env": ["TOKEN", "KEY"],
+        "squash": True,
+        "changes": ["CMD nginx", 'ENV A="b c"'],
+        "expires_at": "2999-01-01T00:00:00Z",
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"),
+    [("90s", 90), ("5m", 300), ("12h", 43_200), ("7d", 604_800), ("4w", 2_419_200)],
+)
+def test_an_image_may_expire_some_time_from_now(
+    tintype: Run, service: RestDouble, given: str, seconds: int
+) -> None:
+    before = datetime.now(UTC).replace(microsecond=0)
+    tintype("commit", "web", "snap", "--expires-in", given).worked()
+    (seen,) = service.asked("POST", "/v1/containers/web/commit")
+    expires_at = datetime.fromisoformat(seen.body["expires_at"]) - timedelta(seconds=seconds)
+    assert before <= expires_at <= datetime.now(UTC)
+
+
+def test_a_dry_run_shows_what_it_would_take(tintype: Run, service: RestDouble) -> None:
+    service.plan = [lambda _: None, become(1, "preflight")]
+    done = tintype("commit", "web", "snap", "--dry-run", "-f", "json")
+    assert done.shown() == preflight()
+    assert next(iter(done.shown())) == "problems"
+    (seen,) = service.asked("POST", "/v1/containers/web/commit")
+    assert seen.body == {"image_name": "snap", "dry_run": True}
+
+
+def test_a_dry_run_that_finds_problems_shows_all_and_fails(
+    tintype: Run, service: RestDouble
+) -> None:
+    found = preflight("glance has room for 5 MB only", free_bytes=7)
+    service.plan = [lambda _: None, become(1, "preflight", preflight=found)]
+    done = tintype("commit", "web", "snap", "--dry-run", "-f", "json")
+    assert done.code == 1
+    assert json.loads(done.out) == found
+    assert done.err == ""
+
+
+def test_a_dry_run_that_could_not_be_made_is_an_error(tintype: Run, service: RestDouble) -> None:
+    service.plan = [lambda _: None, become(1, "error", fault=fault("no such container"))]
+    tintype("commit", "web", "snap", "--dry-run").failed("the snapshot failed: no such container")
+
+
+def test_a_store_that_was_given_up_is_told_with_its_reason(
+    tintype: Run, service: RestDouble
+) -> None:
+    told = {"image_id": UUID, "repository": None, "digest": None, "size_bytes": None}
+    stores = [
+        {**told, "name": "glance", "location": "glance:1", "status": "active", "fault": None},
+        {**told, "name": "registry", "location": None, "status": "error", "fault": fault("full")},
+    ]
+    service.plan = [lambda _: None, become(1, "active", stores=stores, warnings=["a", "b"])]
+    done = tintype("commit", "web", "snap", "--wait", "-f", "value", "-c", "stores").worked()
+    assert done.splitlines() == ["glance: glance:1", "registry: failed: full"]
+
+
 def test_the_same_key_again_answers_the_same(tintype: Run, service: RestDouble) -> None:
     command = ("commit", "web", "snap", "--idempotency-key", "k", "-f", "json")
     assert tintype(*command).worked() == tintype(*command).worked()
@@ -306,6 +401,16 @@ def test_the_same_key_again_answers_the_same(tintype: Run, service: RestDouble) 
         (("web", "snap", "--label", "x"), ["--label: expected KEY=VALUE, got 'x'"]),
         (("web", "snap", "--metadata", "x"), ["--metadata: expected KEY=VALUE, got 'x'"]),
         (("web", "snap", "--metadata", "=x"), ["/metadata"]),
+        (("web", "snap", "--label", "a=1", "--label", "a=2"), ["--label: 'a' is given twice"]),
+        (("web", "snap", "--expires-in", "soon"), ["--expires-in: expected a time such as"]),
+        (("web", "snap", "--expires-in", "0d"), ["--expires-in: expected"]),
+        (
+            ("web", "snap", "--expires-in", "7d", "--expires-at", "2999-01-01T00:00:00Z"),
+            ["--expires-in: expected nothing beside --expires-at"],
+        ),
+        (("web", "snap", "--expires-at", "soon"), ["/expires_at: expected"]),
+        (("web", "snap", "--change", "RUN make"), ["/changes/0: expected one of"]),
+        (("web", "snap", "--unset-env", "A=B"), ["/unset_env"]),
         (("web", "snap", "--request-id", "x"), ["/request_id: expected"]),
         (("web", "snap", "--image-id", "x"), ["/image_id: expected"]),
         (("web", "snap", "--deadline", "soon"), ["/deadline: expected"]),
@@ -416,7 +521,8 @@ def test_a_bar_tells_as_much_as_there_is_room_for(
     client = Client(Session(NoAuth(service.endpoint)), service.endpoint)
     drawn = io.StringIO()
     console = Console(file=drawn, width=width, force_terminal=True)
-    assert wait(client, snapshot()["snapshot_id"], console)["status"] == "active"
+    ident = snapshot()["snapshot_id"]
+    assert wait(lambda: client.snapshot(ident), outcome, console)["status"] == "active"
     lines = [line.rstrip() for line in re.split("[\r\n]+", CONTROL.sub("", drawn.getvalue()))]
     bars = [line for line in lines if line.startswith(("uploading ", "waiting "))]
     assert {line.split()[0] for line in bars} == {"uploading", "waiting"}
@@ -579,9 +685,11 @@ def test_a_snapshot_is_shown_in_each_format(tintype: Run, service: RestDouble, f
         "name": "glance",
         "location": "glance:1",
         "image_id": UUID,
+        "repository": None,
         "digest": "0" * 64,
         "size_bytes": 1_000_000,
         "status": "active",
+        "fault": None,
     }
     service.snapshots = [snapshot(1, "active", stores=[place])]
     told = tintype("snapshot", "show", snapshot()["snapshot_id"], "-f", form).worked()

@@ -16,7 +16,6 @@ from sqlalchemy import delete, update
 
 from tests.support.twins import ADMIN, ALICE, HOST, MALLORY, Office, PowerCut
 from tintype.adapters.sql_tables import reservation_table, snapshot_table
-from tintype.core.commits import HEADER_KEY, Caller, find_container
 from tintype.core.dispatch import DispatchState
 from tintype.core.errors import (
     Forbidden,
@@ -45,6 +44,7 @@ from tintype.core.events import (
 )
 from tintype.core.images import ImageSpec, ImageStatus
 from tintype.core.index import SnapshotRecord
+from tintype.core.promises import HEADER_KEY, Caller, find_container
 from tintype.core.reservation import LEASE, Reservation, ReservationState
 from tintype.core.resolution import pick
 from tintype.core.snapshot import image_id_for, snapshot_id_for

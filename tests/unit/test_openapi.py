@@ -16,15 +16,22 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from schemathesis.specs.openapi.definitions import OPENAPI_31
 
+from tests.support.door import app_in_front
 from tests.support.twins import Office
-from tintype.core.commits import Caller
 from tintype.core.errors import Invalid
-from tintype.core.events import COMMIT_REQUEST, Requester
-from tintype.rest import containers, snapshots
-from tintype.rest.app import create_app
-from tintype.rest.containers import _idempotency_key
+from tintype.core.events import COMMIT_REQUEST, RESTORE_REQUEST, Requester
+from tintype.core.promises import Caller
+from tintype.rest import containers, restores, snapshots
 from tintype.rest.lists import COMMON
-from tintype.rest.openapi import NOT_IN_BODIES, commit_body, document
+from tintype.rest.openapi import (
+    NOT_IN_BODIES,
+    commit_body,
+    document,
+    restore_body,
+    snapshot_restore_body,
+)
+from tintype.rest.reading import idempotency_key
+from tintype.rest.restores import IMAGE_NAMES
 from tintype.schemas import SCHEMAS, validate
 
 DOCUMENT = document()
@@ -37,7 +44,7 @@ def routes() -> Iterator[dict[str, set[str]]]:
     """The methods of each path that falcon knows, but for those that it answers by itself."""
     office = Office()
     caller = Caller(Requester(), lambda *_: True)
-    app = create_app(lambda _: caller, office.commits(), 1)
+    app = app_in_front(office, lambda _: caller)
     yield {
         route.path: {method.method for method in route.methods if not method.internal}
         for route in falcon.inspect.inspect_routes(app)
@@ -109,11 +116,16 @@ def test_every_query_parameter_is_described_and_nothing_else() -> None:
     for operation, listing in (
         ("listContainers", containers.LISTING),
         ("listSnapshots", snapshots.LISTING),
+        ("listRestores", restores.LISTING),
     ):
         assert named(operation, "query") == {*listing.filters, *COMMON}
     assert named("showContainer", "query") == {"host"}
     assert named("commit", "query") == {"repository", "tag"}
-    assert named("showSnapshot", "query") == named("cancelSnapshot", "query") == set()
+    for operation in (
+        *("showSnapshot", "cancelSnapshot", "restoreSnapshot"),
+        *("restore", "showRestore", "cancelRestore"),
+    ):
+        assert named(operation, "query") == set()
 
 
 def test_operations_have_ids_of_their_own_and_links_lead_to_them() -> None:
@@ -130,7 +142,7 @@ def test_operations_have_ids_of_their_own_and_links_lead_to_them() -> None:
         if place[-1:] == ("links",) and "responses" in place[-3:-2]
         for link in value.values()
     ]
-    assert len(links) == 6
+    assert len(links) == 12
     for link in links:
         assert set(link["parameters"]) <= named(link["operationId"], "path")
 
@@ -152,6 +164,44 @@ def test_the_body_is_the_buss_request_but_for_what_the_path_says() -> None:
     words = json.dumps(DOCUMENT)
     assert "x-expected" not in words
     assert "$id" not in words
+
+
+def test_the_bodies_of_restores_are_the_buss_request_too() -> None:
+    properties = set(SCHEMAS[RESTORE_REQUEST]["properties"])
+    assert set(restore_body()["properties"]) == properties - {"accept_by"}
+    assert set(snapshot_restore_body()["properties"]) == properties - {"accept_by", *IMAGE_NAMES}
+    assert jsonschema_rs.validator_for(snapshot_restore_body()).is_valid({})
+
+
+@pytest.mark.parametrize("named", [[], *([name] for name in IMAGE_NAMES), [*IMAGE_NAMES]])
+@pytest.mark.parametrize("more", [{}, {"host": "host-1"}, {"colour": "red"}, {"accept_by": "x"}])
+def test_a_restore_names_one_image_and_without_a_snapshot_a_host(
+    named: list[str], more: dict[str, str]
+) -> None:
+    values = {"snapshot_id": UUID, "image_id": UUID, "image": "web:v1"}
+    body = {**{name: values[name] for name in named}, **more}
+    ours = not validate(RESTORE_REQUEST, body) and ("host" in body or "snapshot_id" in body)
+    assert jsonschema_rs.validator_for(restore_body()).is_valid(body) is ours
+
+
+@pytest.mark.parametrize(
+    ("field", "good", "bad"),
+    [
+        ("name", "web-2", "zun-web"),
+        ("ports", {"80/tcp": "127.0.0.1:8080"}, {"80": "8080"}),
+        ("volumes", {"/data": "/srv/data"}, {"/data": "../data"}),
+        ("restart_policy", "on-failure:3", "sometimes"),
+        ("env", {"A": "b=c"}, {"A=B": "c"}),
+        ("start", False, "no"),
+    ],
+)
+def test_another_languages_validator_judges_a_restore_as_we_do(
+    field: str, good: object, bad: object
+) -> None:
+    validator = jsonschema_rs.validator_for(snapshot_restore_body())
+    for value, expected in ((good, True), (bad, False)):
+        assert (not validate(RESTORE_REQUEST, {"snapshot_id": UUID, field: value})) is expected
+        assert validator.is_valid({field: value}) is expected
 
 
 @pytest.mark.parametrize(
@@ -197,14 +247,14 @@ def test_its_patterns_mean_the_same_in_another_language(text: str, field: str) -
 @pytest.mark.parametrize("key", ["a", "a b", "!", "~", "nightly 2026-11-24", "x" * 255])
 def test_keys_that_the_document_allows_are_taken(key: str) -> None:
     assert allows_key(key)
-    assert _idempotency_key(with_key(key)) == key
+    assert idempotency_key(with_key(key)) == key
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256, "a\tb", "\xe4"])
 def test_keys_that_it_does_not_allow_are_refused(key: str) -> None:
     assert not allows_key(key)
     with pytest.raises(Invalid):
-        _idempotency_key(with_key(key))
+        idempotency_key(with_key(key))
 
 
 def allows_key(key: str) -> bool:

@@ -13,9 +13,10 @@ from tintype.config import load_for_oslo
 from tintype.rest.policy import CONTEXT_IS_ADMIN, Policy, list_rules
 
 OWN, OTHERS, NOBODYS = "project-a", "project-m", None
-READS = ("container:list", "container:show", "snapshot:list", "snapshot:show")
-ACTS = ("container:commit", "snapshot:cancel")
-EVERYBODYS = ("container:list_all", "snapshot:list_all")
+KINDS = ("container", "snapshot", "restore")
+READS = tuple(f"{kind}:{what}" for kind in KINDS for what in ("list", "show"))
+ACTS = ("container:commit", "snapshot:cancel", "restore:create", "restore:cancel")
+EVERYBODYS = tuple(f"{kind}:list_all" for kind in KINDS)
 ROLES: dict[str, list[str]] = {
     "admin": ["admin", "member", "reader"],
     "member": ["member", "reader"],
@@ -103,7 +104,7 @@ def test_a_file_overrides_single_rules(policy_file: Callable[[str], Policy]) -> 
     )
     snapshotter = {**somebody("reader"), "roles": ["reader", "snapshotter"]}
     assert allowed(policy, snapshotter, OWN) == {*READS, "container:commit"}
-    assert allowed(policy, somebody("member"), OWN) == {*READS}
+    assert allowed(policy, somebody("member"), OWN) == {*READS, "restore:create", "restore:cancel"}
     assert "snapshot:cancel" not in allowed(policy, somebody("admin"), OWN)
 
 
@@ -134,6 +135,7 @@ def test_every_rule_says_what_it_is_for() -> None:
     }
     for rule in rules:
         assert rule.description.endswith(".")
-        (operation,) = rule.operations
-        assert operation["path"].startswith("/v1/")
-        assert operation["method"] in {"GET", "POST", "DELETE"}
+        assert rule.operations
+        for operation in rule.operations:
+            assert operation["path"].startswith("/v1/")
+            assert operation["method"] in {"GET", "POST", "DELETE"}

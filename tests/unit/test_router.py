@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.rest_double import preflight
 from tests.support.twins import ADMIN, ALICE, MALLORY, Trouble, checked
 from tintype.adapters.clock import ManualClock
 from tintype.adapters.memory_courier import MemoryCourier
@@ -30,9 +31,16 @@ from tintype.core.events import (
     CONTAINER_DELETE_START,
     CONTAINER_EXISTS,
     EXISTS_REQUEST,
+    RESTORE_CANCEL,
+    RESTORE_END,
+    RESTORE_ERROR,
+    RESTORE_PROGRESS,
+    RESTORE_REQUEST,
+    RESTORE_START,
     SNAPSHOT_END,
     SNAPSHOT_ERROR,
     SNAPSHOT_EXISTS,
+    SNAPSHOT_PREFLIGHT,
     SNAPSHOT_PROGRESS,
     SNAPSHOT_START,
     Event,
@@ -41,9 +49,11 @@ from tintype.core.events import (
 )
 from tintype.core.images import ImageSpec
 from tintype.core.index import SnapshotRecord
+from tintype.core.jobs import Fault
 from tintype.core.ports import Services
+from tintype.core.restore import Restore, Source, restore_id_for
 from tintype.core.router import Router
-from tintype.core.snapshot import Copy, Snapshot, image_id_for
+from tintype.core.snapshot import Copy, Snapshot, image_id_for, snapshot_id_for
 from tintype.handlers import cleanup
 from tintype.router import Ears as ServiceEars
 from tintype.schemas import validate
@@ -154,8 +164,21 @@ class House:
         self.send(COMMIT_REQUEST, payload, who)
         return str(request_id)
 
-    def cancel(self, request_id: str, who: Requester = ALICE, **fields: Any) -> None:
-        self.send(COMMIT_CANCEL, {"request_id": request_id, **fields}, who)
+    def restore(self, *, who: Requester = ALICE, **fields: Any) -> str:
+        """Send a restore request on the shared topic, and return its id."""
+        request_id = fields.pop("request_id", None) or str(uuid.uuid4())
+        self.send(RESTORE_REQUEST, {"request_id": request_id, **fields}, who)
+        return str(request_id)
+
+    def cancel(
+        self,
+        request_id: str,
+        who: Requester = ALICE,
+        *,
+        event_type: str = COMMIT_CANCEL,
+        **fields: Any,
+    ) -> None:
+        self.send(event_type, {"request_id": request_id, **fields}, who)
 
     def send(self, event_type: str, payload: Any, who: Requester) -> None:
         self.router.on_request(
@@ -217,9 +240,28 @@ class House:
         """Put an image into the store that waits for data."""
         self.store.reserve(ImageSpec(image_id, "snap", "latest", owner))
 
-    def made(self, who: Requester = ALICE, host: str = "host-a") -> tuple[str, str]:
+    def restoring(self, sent: Event, host: str = "host-a") -> Restore:
+        """Return the restore that a host makes of a request it was sent."""
+        made = Restore.begin(sent, host=host, created_at=self.clock.now().isoformat())
+        source = Source("glance", str(uuid.uuid4()), snapshot_id=sent.payload["snapshot_id"])
+        return replace(made, source=source, container_name="web")
+
+    def restored(self, sent: Event) -> Restore:
+        """Return the same when all is done."""
+        return replace(
+            self.restoring(sent),
+            container_uuid="f" * 64,
+            engine_container_id="f" * 64,
+            started=True,
+            phase="cleanup",
+            finished_at=self.clock.now().isoformat(),
+        )
+
+    def made(
+        self, who: Requester = ALICE, host: str = "host-a", request_id: str | None = None
+    ) -> tuple[str, str]:
         """Let a host tell of a snapshot that no router sent it; return its request and image."""
-        request_id, image_id = str(uuid.uuid4()), str(uuid.uuid4())
+        request_id, image_id = request_id or str(uuid.uuid4()), str(uuid.uuid4())
         payload = {"container": "c" * 64, "image_name": "snap", "request_id": request_id}
         self.reserved(image_id)
         self.store.upload(image_id, [b"data"])
@@ -986,6 +1028,411 @@ def test_the_hosts_own_name_counts_for_a_deletion(house: House) -> None:
     ident = house.container(host="host-b")
     house.hear(CONTAINER_DELETE_START, {"uuid": ident, "host": "host-b.example.org"})
     assert len(house.sent("host-b", CONTAINER_DELETE_START)) == 1
+
+
+# Restores
+
+
+def test_a_restore_goes_to_the_snapshots_host(house: House) -> None:
+    made, _ = house.made(host="host-b")
+    for ident in (made, snapshot_id_for(made), made.upper()):
+        request_id = house.restore(snapshot_id=ident, name="web-2")
+        sent = house.sent("host-b", RESTORE_REQUEST)[-1]
+        now = house.clock.now()
+        assert sent.payload == {
+            "request_id": request_id,
+            "snapshot_id": ident,
+            "name": "web-2",
+            "store": "glance",
+            "host": "host-b",
+            "accept_by": (now + PATIENCE.host).isoformat(),
+            "deadline": (now + PATIENCE.deadline).isoformat(),
+        }
+        assert sent.requester == ALICE
+        assert house.state(request_id) is DispatchState.SENT
+    assert house.courier.told == []
+
+
+@pytest.mark.parametrize(
+    "image", [{"snapshot_id": None}, {"image_id": str(uuid.uuid4())}, {"image": "web:v1"}]
+)
+def test_a_restore_goes_to_the_host_it_names(house: House, image: dict[str, Any]) -> None:
+    made, _ = house.made(host="host-b")
+    house.restore(host="host-a", **{name: value or made for name, value in image.items()})
+    assert len(house.sent("host-a", RESTORE_REQUEST)) == 1
+    assert house.sent("host-b", RESTORE_REQUEST) == []
+
+
+def test_a_snapshot_that_the_index_does_not_know_may_be_restored_on_a_named_host(
+    house: House,
+) -> None:
+    house.restore(snapshot_id=str(uuid.uuid4()), host="host-a")
+    assert len(house.sent("host-a", RESTORE_REQUEST)) == 1
+
+
+@pytest.mark.parametrize("image", [{"image_id": str(uuid.uuid4())}, {"image": "web:v1"}])
+def test_an_image_without_a_host_is_refused_at_once(house: House, image: dict[str, Any]) -> None:
+    request_id = house.restore(**image)
+    (answer,) = house.answers(request_id)
+    assert (answer["fault"]["code"], answer["host"]) == (400, "router-1")
+    assert answer["fault"]["message"].startswith("/host: expected")
+    assert answer["restore_id"] != restore_id_for(request_id)
+    assert house.router.dispatcher.dispatches.get(request_id) is None
+    assert len(house.router.dispatcher.dispatches.dead_letters()) == 1
+
+
+def test_a_snapshot_nobody_knows_is_400_once_it_cannot_be_told_of_any_more(house: House) -> None:
+    ident = str(uuid.uuid4())
+    request_id = house.restore(snapshot_id=ident)
+    house.wait(3)
+    assert house.answers(request_id) == []
+    house.wait(4)
+    fault = house.fault(request_id)
+    assert fault["code"] == 400
+    assert fault["message"].startswith("/host: expected a host, for no snapshot")
+    assert ident in fault["message"]
+    assert house.courier.asked == []  # no agent knows more
+
+
+def test_a_snapshot_told_of_in_time_is_restored(house: House) -> None:
+    later = str(uuid.uuid4())
+    request_id = house.restore(snapshot_id=later)
+    house.made(request_id=later)
+    house.wait(1)
+    assert [each.id for each in house.sent("host-a", RESTORE_REQUEST)] == [request_id]
+
+
+@pytest.mark.parametrize("where", [{}, {"host": "host-a"}])
+@pytest.mark.parametrize(
+    ("who", "allowed"), [(ALICE, True), (ADMIN, True), (MALLORY, False), (Requester(), False)]
+)
+def test_only_the_snapshots_project_and_admins_restore(
+    house: House, who: Requester, where: dict[str, str], *, allowed: bool
+) -> None:
+    made, _ = house.made()
+    request_id = house.restore(who=who, snapshot_id=made, **where)
+    house.wait(7)
+    if allowed:
+        assert len(house.sent("host-a", RESTORE_REQUEST)) == 1
+        return
+    fault = house.fault(request_id)
+    assert (fault["code"], fault["message"]) == (
+        404,
+        f"/snapshot_id: no snapshot {made} is known",
+    )
+    assert house.sent("host-a", RESTORE_REQUEST) == []
+
+
+@pytest.mark.parametrize(
+    ("event_type", "status", "words"),
+    [
+        (SNAPSHOT_PROGRESS, "saving", "has not ended"),
+        (SNAPSHOT_ERROR, "error", "has failed"),
+        (SNAPSHOT_PREFLIGHT, "preflight", "was a dry run"),
+    ],
+)
+def test_a_snapshot_without_an_image_is_409(
+    house: House, event_type: str, status: str, words: str
+) -> None:
+    house.container()
+    request_id = house.ask()
+    (sent,) = house.sent()
+    if event_type == SNAPSHOT_PROGRESS:
+        house.say(house.snapshot(sent, phase="uploading").event(event_type, status=status))
+    elif event_type == SNAPSHOT_ERROR:
+        fault = Fault(413, "TooLarge", "full", retryable=False, phase="x", image_deleted=True)
+        failed = replace(house.finished(sent), fault=fault)
+        house.say(failed.event(event_type, status=status, duration_ms=1))
+    else:
+        told = {"preflight": preflight(), "duration_ms": 1, "image_id": None}
+        house.say(house.finished(sent).event(event_type, status=status, **told))
+    restore_id = house.restore(snapshot_id=request_id)
+    house.wait(7)
+    fault_told = house.fault(restore_id)
+    assert fault_told["code"] == 409
+    assert words in fault_told["message"]
+
+
+def test_a_silent_host_is_504_and_its_restore_withdrawn(house: House) -> None:
+    made, _ = house.made()
+    request_id = house.restore(snapshot_id=made, name="web-2", metadata={"a": "b"})
+    house.wait(60)
+    assert house.answers(request_id) == []
+    house.wait(12)
+    (answer,) = house.answers(request_id)
+    assert answer["fault"]["code"] == 504
+    assert answer["fault"]["image_deleted"] is None
+    assert answer["restore_id"] == restore_id_for(request_id)
+    assert (answer["host"], answer["container_name"], answer["metadata"]) == (
+        "host-a",
+        "web-2",
+        {"a": "b"},
+    )
+    assert answer["duration_ms"] >= 60_000
+    (cancel,) = house.sent("host-a", RESTORE_CANCEL)
+    assert cancel.payload["answered"] is True
+    assert cancel.payload["request_id"] == request_id
+    assert cancel.requester == replace(ALICE, is_admin=True)
+    assert house.sent("host-a", COMMIT_CANCEL) == house.sent("host-a", EXISTS_REQUEST) == []
+    assert house.state(request_id) is DispatchState.ENDED
+    house.wait(100)
+    assert len(house.courier.told) == 1
+
+
+def test_a_host_that_took_the_restore_has_until_the_deadline(house: House) -> None:
+    made, _ = house.made()
+    request_id = house.restore(snapshot_id=made)
+    (sent,) = house.sent("host-a", RESTORE_REQUEST)
+    house.say(house.restoring(sent).accepted())
+    assert house.state(request_id) is DispatchState.ACCEPTED
+    house.wait(3600, step=60)
+    assert house.answers(request_id) == []
+    house.wait(120, step=60)
+    assert house.fault(request_id)["code"] == 504
+
+
+def test_what_a_host_tells_of_a_restore_is_in_the_index_and_ends_it(house: House) -> None:
+    made, _ = house.made()
+    request_id = house.restore(snapshot_id=made)
+    (sent,) = house.sent("host-a", RESTORE_REQUEST)
+    restoring = house.restoring(sent)
+    index = house.router.dispatcher.index
+    house.say(restoring.accepted())
+    assert index.restore(request_id) is None
+    begun = replace(restoring, phase="downloading")
+    house.say(begun.event(RESTORE_START, status="loading"))
+    assert house.state(request_id) is DispatchState.ACCEPTED
+    house.clock.advance(1)
+    house.say(begun.event(RESTORE_PROGRESS, status="loading", bytes_done=5))
+    known = index.find_restore(restore_id_for(request_id))
+    assert known is not None
+    assert (known.payload["status"], known.payload["bytes_done"]) == ("loading", 5)
+    house.say(house.restored(sent).event(RESTORE_END, status="active", duration_ms=1))
+    assert house.state(request_id) is DispatchState.ENDED
+    # Late words, and a router that asks too late, change nothing.
+    house.say(begun.event(RESTORE_PROGRESS, status="loading", bytes_done=9, key="late"))
+    known = index.restore(request_id)
+    assert known is not None
+    assert known.payload["status"] == "active"
+    house.wait(5000, step=60)
+    assert house.answers(request_id) == []
+
+
+def test_the_answer_to_a_refused_restore_is_not_taken_for_the_outcome(house: House) -> None:
+    made, _ = house.made()
+    request_id = house.restore(snapshot_id=made)
+    house.restore(request_id=request_id, snapshot_id=made, name="another")
+    (refusal,) = house.courier.told
+    assert refusal.payload["fault"]["code"] == 409
+    house.say(refusal)
+    assert house.state(request_id) is DispatchState.SENT
+    assert house.router.dispatcher.index.restores() == []
+
+
+def test_one_id_for_a_commit_and_a_restore_is_a_conflict(house: House) -> None:
+    house.container()
+    made, _ = house.made()
+    request_id = house.ask()
+    house.restore(request_id=request_id, snapshot_id=made)
+    assert house.fault(request_id)["code"] == 409
+    assert house.sent("host-a", RESTORE_REQUEST) == []
+    house.cancel(request_id, event_type=RESTORE_CANCEL)
+    assert house.sent("host-a", RESTORE_CANCEL) == []
+    assert house.state(request_id) is DispatchState.SENT
+
+
+def test_a_host_that_tells_of_a_restore_has_not_taken_the_commit_of_that_id(house: House) -> None:
+    house.container()
+    request_id = house.ask()
+    payload = {"request_id": request_id, "snapshot_id": str(uuid.uuid4())}
+    foreign = house.restored(Event(RESTORE_REQUEST, payload, ALICE))
+    house.say(foreign.accepted())
+    house.say(foreign.event(RESTORE_END, status="active", duration_ms=1))
+    assert house.state(request_id) is DispatchState.SENT
+
+
+def test_a_restore_that_a_host_has_already_is_not_sent_again(house: House) -> None:
+    made, _ = house.made()
+    payload = {"request_id": str(uuid.uuid4()), "snapshot_id": snapshot_id_for(made)}
+    direct = house.restoring(Event(RESTORE_REQUEST, payload, ALICE))
+    house.say(replace(direct, phase="downloading").event(RESTORE_START, status="loading"))
+    house.restore(**payload)
+    house.restore(**{**payload, "snapshot_id": made})
+    assert house.sent("host-a", RESTORE_REQUEST) == []
+    assert house.courier.told == []
+    house.restore(who=MALLORY, **payload)
+    house.restore(**{**payload, "snapshot_id": str(uuid.uuid4())})
+    assert [each.payload["fault"]["code"] for each in house.courier.told] == [409, 409]
+
+
+def test_a_restore_is_cancelled_on_its_host(house: House) -> None:
+    made, _ = house.made()
+    request_id = house.restore(snapshot_id=made)
+    house.cancel(request_id, event_type=RESTORE_CANCEL, reason="enough")
+    (cancel,) = house.sent("host-a", RESTORE_CANCEL)
+    assert cancel.payload == {"request_id": request_id, "reason": "enough"}
+    assert house.sent("host-a", COMMIT_CANCEL) == []
+
+
+def test_a_restore_that_waits_for_its_snapshot_is_cancelled_at_once(house: House) -> None:
+    request_id = house.restore(snapshot_id=str(uuid.uuid4()))
+    house.cancel(request_id, event_type=RESTORE_CANCEL)
+    assert house.fault(request_id)["code"] == 499
+
+
+def test_only_the_requesters_project_cancels_a_restore(house: House) -> None:
+    made, _ = house.made()
+    request_id = house.restore(snapshot_id=made)
+    house.cancel(request_id, MALLORY, event_type=RESTORE_CANCEL)
+    assert house.sent("host-a", RESTORE_CANCEL) == []
+    (answer,) = house.answers(request_id)
+    assert answer["fault"]["code"] == 403
+
+
+@pytest.mark.parametrize("parked", [False, True])
+def test_either_kind_of_cancellation_stops_either_kind_of_request(
+    house: House, *, parked: bool
+) -> None:
+    """A host looks only at the id, too."""
+    house.container()
+    made, _ = house.made()
+    committed = house.ask("nothing" if parked else "web")
+    restored = house.restore(snapshot_id=str(uuid.uuid4()) if parked else made)
+    house.cancel(committed, event_type=RESTORE_CANCEL)
+    house.cancel(restored, event_type=COMMIT_CANCEL)
+    if parked:
+        assert [house.fault(each)["code"] for each in (committed, restored)] == [499, 499]
+        return
+    assert house.courier.told == []
+    (one,) = house.sent("host-a", COMMIT_CANCEL)
+    (other,) = house.sent("host-a", RESTORE_CANCEL)
+    assert one.payload["request_id"] == committed
+    assert other.payload["request_id"] == restored
+
+
+def test_a_cancellation_is_refused_as_that_of_what_it_names(house: House) -> None:
+    house.container()
+    made, _ = house.made()
+    committed, restored = house.ask(), house.restore(snapshot_id=made)
+    house.cancel(committed, MALLORY, event_type=RESTORE_CANCEL)
+    house.cancel(restored, MALLORY, event_type=COMMIT_CANCEL)
+    assert [each.type for each in house.courier.told] == [SNAPSHOT_ERROR, RESTORE_ERROR]
+    assert [house.fault(each)["code"] for each in (committed, restored)] == [403, 403]
+
+
+def test_where_an_id_is_of_both_kinds_the_cancellation_says_which(house: House) -> None:
+    made, _ = house.made()
+    request_id = str(uuid.uuid4())
+    payload = {"snapshot_id": made, "request_id": request_id}
+    begun = house.restoring(Event(RESTORE_REQUEST, payload, ALICE, request_id), "host-b")
+    house.say(replace(begun, phase="downloading").event(RESTORE_START, status="loading"))
+    house.container()
+    house.ask(request_id=request_id)
+    house.cancel(request_id, event_type=RESTORE_CANCEL)
+    assert len(house.sent("host-b", RESTORE_CANCEL)) == 1
+    house.cancel(request_id, event_type=COMMIT_CANCEL)
+    assert len(house.sent("host-a", COMMIT_CANCEL)) == 1
+
+
+GLANCE, HOSTS_OWN = {"name": "glance"}, {"name": "directory"}
+HUB = {"name": "registry", "repository": "docker.io/team/snap"}
+LOST = {"name": "registry", "repository": "docker.io/team/snap", "status": "error"}
+
+
+@pytest.mark.parametrize(
+    ("copies", "host", "named", "sent"),
+    [
+        ([HUB], "host-a", {}, ("registry", "docker.io/team/snap")),
+        ([HUB], "host-b", {}, ("registry", "docker.io/team/snap")),
+        ([HUB, HUB | {"name": "other"}], "host-a", {}, ("registry", "docker.io/team/snap")),
+        ([HUB, HOSTS_OWN], "host-b", {}, ("registry", "docker.io/team/snap")),
+        ([HUB, HOSTS_OWN], "host-a", {}, (None, None)),
+        ([HUB, GLANCE], "host-a", {}, (None, None)),
+        ([LOST, GLANCE], "host-a", {}, ("glance", None)),
+        ([HOSTS_OWN], "host-a", {}, ("directory", None)),
+        ([HOSTS_OWN], "host-b", {}, (None, None)),
+        ([HUB], "host-a", {"store": "glance"}, ("glance", None)),
+        ([HUB], "host-a", {"repository": "team/x"}, (None, "team/x")),
+    ],
+)
+def test_a_host_is_told_where_the_image_is_that_it_could_not_find(
+    house: House,
+    copies: list[dict[str, str]],
+    host: str,
+    named: dict[str, str],
+    sent: tuple[str | None, str | None],
+) -> None:
+    made = finished_in(house, copies)
+    house.restore(snapshot_id=made, host=host, **named)
+    (request,) = house.sent(host, RESTORE_REQUEST)
+    assert (request.payload.get("store"), request.payload.get("repository")) == sent
+
+
+def finished_in(house: House, copies: list[dict[str, str]]) -> str:
+    """Let a host tell of a snapshot in some stores, active unless another status is given."""
+    payload = {"container": "c" * 64, "image_name": "snap", "request_id": str(uuid.uuid4())}
+    finished = house.finished(Event(COMMIT_REQUEST, payload, ALICE))
+    (copy,) = finished.copies
+    made = replace(finished, copies=tuple(replace(copy, **each) for each in copies))
+    house.say(made.event(SNAPSHOT_END, status="active", duration_ms=1))
+    return payload["request_id"]
+
+
+def test_a_request_is_the_same_wherever_its_image_is_by_now(house: House) -> None:
+    """What the router adds is no part of what was asked, and stays as it was sent first."""
+    made = finished_in(house, [HUB])
+    house.trouble.plan("courier.to_host", Unavailable("away"))
+    request_id = house.restore(snapshot_id=made)
+    payload = {"container": "c" * 64, "image_name": "snap", "request_id": made}
+    house.say(
+        house.finished(Event(COMMIT_REQUEST, payload, ALICE)).event(
+            SNAPSHOT_EXISTS, status="active", key="later", duration_ms=1
+        )
+    )
+    house.restore(snapshot_id=made, request_id=request_id)
+    house.wait(2)
+    assert house.courier.told == []
+    assert {each.payload["store"] for each in house.sent("host-a", RESTORE_REQUEST)} == {"registry"}
+
+
+def test_a_host_that_nobody_ever_told_of_is_404(house: House) -> None:
+    made, _ = house.made()
+    request_id = house.restore(snapshot_id=made, host="nowhere")
+    house.wait(4)
+    assert house.answers(request_id) == []
+    house.wait(4)
+    fault = house.fault(request_id)
+    assert (fault["code"], fault["message"]) == (404, "/host: no host 'nowhere' is known")
+
+
+def test_a_host_that_is_known_and_has_no_queue_is_waited_for(house: House) -> None:
+    made, _ = house.made(host="host-c")
+    request_id = house.restore(snapshot_id=made)
+    house.wait(20)
+    assert house.answers(request_id) == []
+    house.courier.hosts["host-c"] = []
+    house.wait(2)
+    assert [each.id for each in house.sent("host-c", RESTORE_REQUEST)] == [request_id]
+    other = house.restore(snapshot_id=made)
+    del house.courier.hosts["host-c"]
+    late = house.restore(snapshot_id=made)
+    house.wait(80)
+    assert {house.fault(each)["code"] for each in (other, late)} == {504}
+
+
+def test_a_preflight_ends_a_dry_run_and_leaves_no_image_to_delete(house: House) -> None:
+    house.container()
+    request_id = house.ask(dry_run=True, stores=["glance"])
+    (sent,) = house.sent()
+    told = {"preflight": preflight(), "duration_ms": 1, "image_id": None}
+    done = house.finished(sent).event(SNAPSHOT_PREFLIGHT, status="preflight", **told)
+    house.say(done)
+    assert house.state(request_id) is DispatchState.ENDED
+    silent = house.ask(dry_run=True, stores=["glance"])
+    house.reserved(image_id_for(silent))  # somebody else's, by whatever chance
+    house.wait(100)
+    assert house.fault(silent)["code"] == 504
+    assert image_id_for(silent) in house.store.images
 
 
 # What it knows of its own ears
