@@ -12,8 +12,10 @@ import tintype.adapters  # noqa: F401 - chooses oslo.service's backend before os
 pytest_plugins = [
     "tests.support.databases",
     "tests.support.docker",
+    "tests.support.newer_docker",
     "tests.support.openstack",
     "tests.support.rabbit",
+    "tests.support.registry",
     "tests.support.agent",  # these last, for they import from the others
     "tests.support.fleet",
     "tests.support.rest",

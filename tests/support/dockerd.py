@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import time
@@ -17,10 +18,14 @@ START_SECONDS = 60
 class Dockerd:
     """A dockerd with directories, containers and images of its own."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
-        """Keep everything under `folder`, whose path must be short: sockets lie in it."""
+    def __init__(self, folder: Path, *options: str, programs: str = "") -> None:
+        """Keep everything under `folder`, whose path must be short: sockets lie in it.
+
+        `programs` are folders in which its programs are looked for first, as in PATH.
+        """
         self._folder = folder
         self._options = options
+        self._path = os.pathsep.join(filter(None, (programs, os.environ["PATH"])))
         self._process: subprocess.Popen[bytes] | None = None
         self.url = f"unix://{folder}/docker.sock"
 
@@ -30,7 +35,7 @@ class Dockerd:
         with (folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
-                    "dockerd",
+                    shutil.which("dockerd", path=self._path) or "dockerd",
                     f"--host={self.url}",
                     f"--data-root={folder}/data",
                     f"--exec-root={folder}/exec",
@@ -40,6 +45,7 @@ class Dockerd:
                 ],
                 stdout=log,
                 stderr=log,
+                env={**os.environ, "PATH": self._path},
                 start_new_session=True,
             )
         give_up = time.monotonic() + START_SECONDS

@@ -14,14 +14,26 @@ from devstack.glance import Glance
 from devstack.keystone import Keystone
 from devstack.layout import Layout, StackError, read_json, write_json
 from devstack.mysql import MySQL
+from devstack.newer_engine import NewerEngine
 from devstack.packages import apt_install
 from devstack.postgresql import PostgreSQL
 from devstack.rabbitmq import RabbitMQ
-from devstack.registry import Registry
+from devstack.registry import Registry, SecureRegistry
 from devstack.service import Service
 
 SERVICES: dict[str, type[Service]] = {
-    kind.name: kind for kind in (Engine, RabbitMQ, Keystone, Glance, Registry, PostgreSQL, MySQL)
+    kind.name: kind
+    for kind in (
+        Engine,
+        RabbitMQ,
+        Keystone,
+        Glance,
+        Registry,
+        SecureRegistry,
+        PostgreSQL,
+        MySQL,
+        NewerEngine,
+    )
 }
 
 
