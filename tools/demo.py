@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Mapping
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, NoReturn
-from urllib.parse import unquote, urlsplit
 
 import images
 from demo_docker import DemoError, Docker, output, short
@@ -47,7 +46,7 @@ PATIENCE = 60.0
 NEXT = """\
   {0} serve --state-dir DIR              one process: no broker, no OpenStack
   {0} commit CONTAINER NAME:TAG --wait   a snapshot of a container of your own
-  docker load -i DIR/images/IMAGE_ID/image.tar         and back again
+  {0} restore NAME:TAG --wait            and a container of it again
   {0}-listener --config-file FILE        requests off RabbitMQ; FILE has [bus] url = ...
   README.md and docs/                                  all the rest"""
 
@@ -80,11 +79,10 @@ class Demo:
         step("The snapshot, and the events it puts on the bus")
         ticks = int(docker.read(CONTAINER, TICKS))
         end = self._snapshot()
-        step("The restore: any engine loads the image")
-        docker.load(Path(unquote(urlsplit(end["stores"][0]["location"]).path)))
-        found = docker.run(RESTORED, IMAGE, "cat", WORD)
+        step("The restore: the snapshot becomes a container again")
+        self._restore(end["snapshot_id"])
         step("Compare")
-        self._compare(word, found)
+        self._compare(word, docker.read(RESTORED, WORD))
         self._check_rest(docker, ticks, end["paused_ms"])
 
     def stop(self) -> None:
@@ -97,7 +95,8 @@ class Demo:
         if self._docker is not None:
             self._docker.remove("container", RESTORED)
             self._docker.remove("container", CONTAINER)
-            self._docker.remove("image", IMAGE)
+            for tag in self._docker.tags("tintype-restore/*"):
+                self._docker.remove("image", tag)
 
     def forget(self) -> None:
         """Remove what only the next demo could use: base image, journal, archives, log."""
@@ -149,20 +148,37 @@ class Demo:
         return Daemon(self._layout, "demo", argv, ready, {"DOCKER_HOST": host})
 
     def _snapshot(self) -> Mapping[str, Any]:
-        """Run `tintype commit` and return the last event's payload."""
-        words = (self.program, "--endpoint", self._url, "commit", CONTAINER, IMAGE, "--wait")
-        self._screen.command(*words)
-        events = Events(self._layout.log("demo"), self._screen, self._is_ours)
+        """Snapshot the container and return what the event of the end says."""
+        return self._command(
+            ("commit", CONTAINER, IMAGE, "--wait"), self._is_of_snapshot, "image.snapshot.end"
+        )
+
+    def _restore(self, snapshot_id: str) -> None:
+        """Make a container of the snapshot: one that does nothing, or it would begin anew."""
+        doing_nothing = ("--command", "sleep 1000", "--network", "none")
+        self._command(
+            ("restore", snapshot_id, "--name", RESTORED, *doing_nothing, "--wait"),
+            lambda event: event["type"].startswith("container.restore."),
+            "container.restore.end",
+        )
+
+    def _command(
+        self, words: tuple[str, ...], is_ours: Callable[[Mapping[str, Any]], bool], last: str
+    ) -> Mapping[str, Any]:
+        """Run a command of Tintype's, showing events; return the payload of its last one."""
+        call = (self.program, "--endpoint", self._url, *words)
+        self._screen.command(*call)
+        events = Events(self._layout.log("demo"), self._screen, is_ours)
         try:
-            table = output(words, {"NO_PROXY": "127.0.0.1"})
-            end = _until(lambda: events.find("image.snapshot.end"), "the event of the end")
+            table = output(call, {"NO_PROXY": "127.0.0.1"})
+            end = _until(lambda: events.find(last), f"the event {last}")
         finally:
             events.stop()
         self._screen.say(table)
         payload: Mapping[str, Any] = end["payload"]
         return payload
 
-    def _is_ours(self, event: Mapping[str, Any]) -> bool:
+    def _is_of_snapshot(self, event: Mapping[str, Any]) -> bool:
         known = event["payload"].get("engine_container_id")
         return bool(known == self._container_id) or event["type"] == "container.commit.request"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import shutil
 import subprocess
 import tarfile
 from collections.abc import Mapping, Sequence
@@ -30,41 +29,6 @@ class Docker:
     label: str
     value: str
     screen: Screen
-
-    def load(self, archive: Path) -> None:
-        """Load an image from a file, as a user would."""
-        words = ("docker", "load", "-i", short(archive))
-        self.screen.command(*words)
-        if shutil.which("docker"):
-            self.screen.say(output(words, {"DOCKER_HOST": self.host}))
-            return
-        self.screen.say("(There is no docker command here: the engine's API does the same.)")
-        path = "/images/load?quiet=1"
-        for line in dockerapi.call(self.host, "POST", path, raw=archive.read_bytes()).splitlines():
-            if "error" in (report := json.loads(line)):  # a failure comes with status 200
-                raise DemoError(f"the engine does not load the image: {report['error']}")
-
-    def run(self, name: str, image: str, *command: str) -> str:
-        """Run a command in a new container, as a user would, and return what it prints."""
-        words = ("docker", "run", "--rm", "--network", "none", "--name", name, image, *command)
-        self.screen.command(*words)
-        if shutil.which("docker"):
-            printed = output(words, {"DOCKER_HOST": self.host})
-        else:
-            printed = self._run_by_api(name, image, command)
-        self.screen.say(printed)
-        return printed
-
-    def _run_by_api(self, name: str, image: str, command: Sequence[str]) -> str:
-        # With a terminal the log is the bare output.
-        body = {"Image": image, "Cmd": command, "Tty": True, "HostConfig": {"NetworkMode": "none"}}
-        dockerapi.call(self.host, "POST", f"/containers/create?name={name}", body)
-        dockerapi.call(self.host, "POST", f"/containers/{name}/start")
-        dockerapi.call(self.host, "POST", f"/containers/{name}/wait")
-        logs = f"/containers/{name}/logs?stdout=1&stderr=1"
-        printed = dockerapi.call(self.host, "GET", logs).decode().strip()
-        images.remove_container(self.host, name)
-        return printed
 
     def read(self, container: str, path: str) -> str:
         """Return the text of a file in a container, empty while there is none."""

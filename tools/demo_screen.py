@@ -92,10 +92,12 @@ class Events:
 
 
 def describe(event: Mapping[str, Any]) -> str:
-    """Return an event as one line: its type, how far the snapshot is, bytes, milliseconds."""
+    """Return an event as one line: its type, how far the work is, bytes, milliseconds."""
     get = event["payload"].get
     if event["type"] == "container.commit.request":
-        return f"{event['type']:26}{get('container')} as {get('image_name')}:{get('tag', 'latest')}"
+        return f"{event['type']:28}{get('container')} as {get('image_name')}:{get('tag', 'latest')}"
+    if event["type"] == "container.restore.request":
+        return f"{event['type']:28}{get('snapshot_id')} as {get('name')}"
     details = []
     if get("size_bytes"):
         details.append(_mib(get("size_bytes")))
@@ -106,7 +108,7 @@ def describe(event: Mapping[str, Any]) -> str:
     if get("fault"):
         details.append(get("fault")["message"])
     state = get("status") if get("status") in ("active", "error") else get("phase")
-    return f"{event['type']:26}{state or '':12}{', '.join(details)}".rstrip()
+    return f"{event['type']:28}{state or '':12}{', '.join(details)}".rstrip()
 
 
 def _mib(size: int) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,29 +44,67 @@ they can tell, announces a deletion ([triggers.md](triggers.md)).
 """
 
 
+REQUESTS = (
+    "container.commit.request",
+    "container.commit.cancel",
+    "container.restore.request",
+    "container.restore.cancel",
+    "container.exists.request",
+)
+"""What comes in."""
+
+OF_SNAPSHOTS = """
+## `image.snapshot.start`, `.progress`, `.end`, `.error`, `.preflight`, `.exists`
+
+All six carry all of these fields. `.exists` tells on demand how a snapshot stands, with the payload
+of its latest event: it is no outcome, and triggers nothing. `.preflight` answers a dry run.
+"""
+
+OF_RESTORES = """
+## `container.restore.start`, `.progress`, `.end`, `.error`
+
+All four carry all of these fields ([restore.md](restore.md)).
+"""
+
+
 def events() -> str:
     """Return the event reference."""
-    parts = [INTRODUCTION]
-    for name in ("container.commit.request", "container.commit.cancel", "container.exists.request"):
-        schema = SCHEMAS[name]
-        parts.append(f"\n## `{name}`\n\n{schema['title']}. Unknown fields are refused.\n")
-        parts.append(_table(schema))
-    parts.append(CONTAINERS)
-    parts.append(_table(SCHEMAS["container"]))
-    accepted = SCHEMAS["container.commit.accepted"]
-    parts.append(f"\n## `container.commit.accepted`\n\n{accepted['title']}.\n")
-    parts.append(_table(accepted))
-    parts.append(
-        "\n## `image.snapshot.start`, `.progress`, `.end`, `.error`, `.exists`\n\n"
-        "All five carry all of these fields. `.exists` tells on demand how a snapshot stands,\n"
-        "with the payload of its latest event: it is no outcome, and triggers nothing.\n"
-    )
-    parts.append(_table(SCHEMAS["image.snapshot"]))
-    for name in ("start", "progress", "end", "error"):
-        schema = SCHEMAS[f"image.snapshot.{name}"]
-        parts.append(f"\n### `image.snapshot.{name}`\n\n{schema['title']}.\n\n")
-        parts += [f"- `{field}`: {_kind(rule)}\n" for field, rule in schema["properties"].items()]
-    return "".join(parts)
+    return "".join(_events())
+
+
+def _events() -> Iterator[str]:
+    yield INTRODUCTION
+    for name in REQUESTS:
+        yield _section(name, " Unknown fields are refused.")
+    yield CONTAINERS
+    yield _table(SCHEMAS["container"])
+    yield _section("container.commit.accepted")
+    yield OF_SNAPSHOTS
+    yield from _family("image.snapshot", ("start", "progress", "end", "error", "preflight"))
+    yield _section("image.snapshot.removed")
+    yield _section("container.restore.accepted")
+    yield OF_RESTORES
+    yield from _family("container.restore", ("start", "progress", "end", "error"))
+
+
+def _section(name: str, more: str = "") -> str:
+    schema = SCHEMAS[name]
+    return f"\n## `{name}`\n\n{schema['title']}.{more}\n{_table(schema)}"
+
+
+def _family(base: str, kinds: Sequence[str]) -> Iterator[str]:
+    """Yield the fields that several events have, and what each of them does with some."""
+    common = SCHEMAS[base]
+    yield _table(common)
+    for kind in kinds:
+        schema = SCHEMAS[f"{base}.{kind}"]
+        yield f"\n### `{base}.{kind}`\n\n{schema['title']}.\n\n"
+        own = {name: rule for name, rule in schema["properties"].items() if _is_said(rule)}
+        yield from (f"- `{field}`: {_kind(rule)}\n" for field, rule in own.items())
+
+
+def _is_said(rule: Mapping[str, Any]) -> bool:
+    return bool({"const", "enum", "type"} & rule.keys())
 
 
 def sample() -> str:
