@@ -136,7 +136,7 @@ class Execution:
     exit_code: int | None
     """None: it still ran when its time was over, or left no code."""
     output: str
-    """The beginning of what it wrote, stdout and stderr together."""
+    """The beginning of what it wrote, stdout and stderr together, in about its order."""
     timed_out: bool = False
 
 
