@@ -12,6 +12,7 @@ from docker import DockerClient
 
 from tests.support.agent import AgentProcess, left_on
 from tests.support.docker import Containers, fill, state_of
+from tests.support.kill_points import points
 from tests.support.openstack import Cloud
 from tests.support.rabbit import until
 from tintype.adapters.docker_engine import DockerEngine
@@ -41,7 +42,7 @@ def assert_done_once(
     glance.delete_image(end["image_id"])
 
 
-@pytest.mark.parametrize("write", range(1, WRITES + 1))
+@pytest.mark.parametrize("write", points(range(1, WRITES + 1)))
 def test_a_listener_killed_at_any_write_finishes_after_its_restart(
     agent: AgentProcess,
     container: Containers,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from docker.models.containers import Container
 
 from tests.support.agent import AgentProcess, left_on, send_request
 from tests.support.docker import Containers, fill, state_of
+from tests.support.kill_points import points
 from tests.support.openstack import Cloud
 from tests.support.rabbit import until
 from tintype.adapters.directory import DirectoryStore
@@ -32,10 +33,6 @@ from tintype.core.images import ImageSpec
 WRITES = 24
 """Points at which a restore can be killed: before and after each journal write.
 `test_the_last_point_is_past_the_end` says whether this still covers them all."""
-
-OFTEN = 4
-"""Every so many points are tried each time, the others in the soak: all are tried on the twins,
-too (tests/unit/test_restore.py)."""
 
 LABEL = "tintype.restore.request_id"
 
@@ -125,12 +122,6 @@ def image_id(agent: AgentProcess, saved: bytes) -> str:
     store.reserve(ImageSpec(image_id, "theirs", "latest", None))
     store.upload(image_id, [saved])
     return image_id
-
-
-def points(writes: Sequence[int]) -> list[Any]:
-    """Return the points at which to kill."""
-    marks = ([] if number % OFTEN == 0 else [pytest.mark.soak] for number in range(len(writes)))
-    return [pytest.param(write, marks=mark) for write, mark in zip(writes, marks, strict=True)]
 
 
 @pytest.mark.parametrize("write", points(range(1, WRITES + 1)))
