@@ -387,4 +387,5 @@ def test_a_kill_at_any_call_costs_no_answer(tmp_path: Path) -> None:
         assert bench.outcome(request_id).type == SNAPSHOT_PREFLIGHT
         require_untouched(bench)
         calls.append(call)
-    assert calls == ["engine.inspect", "engine.inspect", "engine.usage", "glance.room"]
+    looked = ["engine.usage", "glance.room", "engine.check_capture"]
+    assert calls == ["engine.inspect", "engine.inspect", *looked]
