@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from tintype.adapters.sqlite_journal import LETTERS, LIVE, letter_of, require_our_version
-from tintype.core.events import Event, Requester, is_about_snapshot
+from tintype.adapters.sqlite_journal import (
+    LETTERS,
+    LIVE,
+    letter_of,
+    require_our_version,
+    snapshots_in,
+)
+from tintype.core.events import Event
 from tintype.core.ports import DeadLetter
 
 
@@ -32,14 +37,7 @@ def read_live(path: Path) -> frozenset[str]:
 def read_snapshots(path: Path) -> Sequence[Event]:
     """Return the latest event of every snapshot (`Journal.snapshots`). Raises OSError likewise."""
     with _opened(path) as db:
-        rows = db.execute("SELECT latest FROM requests WHERE latest IS NOT NULL ORDER BY seq")
-        events = [_event(row["latest"]) for row in rows]
-    return [event for event in events if is_about_snapshot(event.type)]
-
-
-def _event(text: str) -> Event:
-    data = json.loads(text)
-    return Event(data["type"], data["payload"], Requester(**data["requester"]), data["id"])
+        return snapshots_in(db)
 
 
 @contextmanager

@@ -387,11 +387,7 @@ class SqliteJournal:
     def snapshots(self) -> Sequence[Event]:
         """Return the latest event of every request for a snapshot."""
         with self.transaction() as db:
-            rows = db.execute(
-                "SELECT latest FROM requests WHERE latest IS NOT NULL ORDER BY seq"
-            ).fetchall()
-        events = [_load(row["latest"]) for row in rows]
-        return [event for event in events if is_about_snapshot(event.type)]
+            return snapshots_in(db)
 
     def live(self) -> frozenset[str]:
         """Return the ids of requests that are not done."""
@@ -509,6 +505,13 @@ def _exclusive(path: Path) -> int:
         os.close(guard)
         raise JournalInUse(f"{path} is in use by another tintype process") from error
     return guard
+
+
+def snapshots_in(db: sqlite3.Connection) -> list[Event]:
+    """Return the latest event of every request for a snapshot, oldest request first."""
+    rows = db.execute("SELECT latest FROM requests WHERE latest IS NOT NULL ORDER BY seq")
+    events = [_load(row["latest"]) for row in rows]
+    return [event for event in events if is_about_snapshot(event.type)]
 
 
 def enqueue(db: sqlite3.Connection, event: Event) -> None:
