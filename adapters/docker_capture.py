@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Any
 
 import docker
 import docker.errors
 
 from tintype.adapters.docker_changes import for_engine, refusals
-from tintype.adapters.docker_client import LazyClient, image_stream
+from tintype.adapters.docker_client import LazyClient, image_stream, untag
 from tintype.adapters.docker_container import container_of
 from tintype.adapters.docker_errors import translated
 from tintype.adapters.docker_freezer import Freeze, Freezer
@@ -33,7 +31,6 @@ MOST_LAYERS = 125
 _SQUASHED, _OVERRAN = "s", "r"
 """Marks before the random part of a tag: how the capture was made. No hex digits."""
 
-_log = logging.getLogger(__name__)
 _Attributes = Mapping[str, Any]
 
 
@@ -266,18 +263,7 @@ class DockerCaptures:
             self._squash.discard(owner)
             for tag in self._tags():
                 if _owner(tag) == owner:
-                    self._untag(f"{self._repository}:{tag}")
-
-    def _untag(self, reference: str) -> None:
-        try:
-            # noprune: an untagged image below ours is not ours.
-            self._client.remove_image(reference, noprune=True)
-        except docker.errors.NotFound:
-            return
-        except docker.errors.APIError as error:
-            if error.status_code != HTTPStatus.CONFLICT:
-                raise
-            _log.warning("the temporary image %s stays: %s", reference, error.explanation)
+                    untag(self._client, f"{self._repository}:{tag}")
 
     def owners(self) -> frozenset[str]:
         """Return the owners of this instance's temporary tags and containers."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from http import HTTPStatus
 from typing import Any
 
 import docker
@@ -15,6 +17,8 @@ import requests
 from tintype.adapters.docker_errors import translated
 from tintype.adapters.send_once import SendOnce, SourceFailed
 from tintype.core.errors import Unavailable
+
+_log = logging.getLogger(__name__)
 
 READ_SIZE = 1 << 20
 """Bytes asked of the engine at once while an image streams; small reads cost CPU."""
@@ -100,15 +104,20 @@ def image_stream(
         yield read_chunks(response)
 
 
-def send_stream(
-    lazy_client: LazyClient,
-    path: str,
-    params: Mapping[str, str],
-    chunks: Iterable[bytes],
-    timeout: float,
-) -> list[dict[str, Any]]:
-    """Send a tar while it comes; see `send`."""
-    return send(lazy_client, path, params, SendOnce(chunks), timeout)
+def untag(client: docker.APIClient, reference: str) -> None:
+    """Take a name of ours off an image, and remove the image that has no other; none is fine.
+
+    An image that a container was made from keeps its name. Raises what the SDK raises.
+    """
+    try:
+        # noprune: an untagged image below ours is not ours.
+        client.remove_image(reference, noprune=True)
+    except docker.errors.NotFound:
+        return
+    except docker.errors.APIError as error:
+        if error.status_code != HTTPStatus.CONFLICT:
+            raise
+        _log.warning("the image %s stays: %s", reference, error.explanation)
 
 
 def send(

@@ -12,7 +12,7 @@ from typing import Any
 import docker
 import docker.errors
 
-from tintype.adapters.docker_client import LazyClient
+from tintype.adapters.docker_client import LazyClient, untag
 from tintype.adapters.docker_container import container_of
 from tintype.adapters.docker_create import creation_of
 from tintype.adapters.docker_errors import translated
@@ -209,24 +209,13 @@ class DockerRestore:
                 self._remove(made["Id"])
             reference = self.restored_ref(owner)
             if self._image_id(reference) not in self._parents():
-                self._untag(reference)
+                untag(self._client, reference)
 
     def _remove(self, engine_id: str) -> None:
         try:
             self._client.remove_container(engine_id, v=True, force=True)
         except docker.errors.NotFound:
             return
-
-    def _untag(self, reference: str) -> None:
-        try:
-            # noprune: an untagged image below ours is not ours.
-            self._client.remove_image(reference, noprune=True)
-        except docker.errors.NotFound:
-            return
-        except docker.errors.APIError as error:
-            if error.status_code != HTTPStatus.CONFLICT:
-                raise
-            _log.warning("the restored image %s stays: %s", reference, error.explanation)
 
     def tidy(self, live: Collection[str]) -> None:
         """Remove this instance's loaded images of owners that are not `live`.
@@ -241,7 +230,7 @@ class DockerRestore:
                 used = {each["ImageID"] for each in every} | self._parents()
                 for name, image in unused.items():
                     if image not in used:
-                        self._untag(name)
+                        untag(self._client, name)
 
     def _parents(self) -> set[str]:
         """Return the images that others were committed on top of.

@@ -25,10 +25,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from tintype.adapters.docker_client import LazyClient, open_stream, read_chunks, send_stream
+from tintype.adapters.docker_client import LazyClient, open_stream, read_chunks, send
 from tintype.adapters.docker_errors import translated
 from tintype.adapters.docker_load import load_archive
 from tintype.adapters.docker_usage import has_containerd_store
+from tintype.adapters.send_once import SendOnce
 from tintype.core.errors import CorruptArchive, NotFound, Refused, TintypeError, Unavailable
 from tintype.core.tar import END_MARKER
 
@@ -70,7 +71,8 @@ class Scratch:
 
 def is_scratch(labels: Mapping[str, str]) -> bool:
     """Tell whether a container of these labels exists only for a capture, by any instance."""
-    return OWNER_LABEL in labels and INSTANCE_LABEL in labels
+    # Empty ones stand in a restored container, against those that its image has.
+    return bool(labels.get(OWNER_LABEL) and labels.get(INSTANCE_LABEL))
 
 
 class DockerSquash:
@@ -158,11 +160,13 @@ class DockerSquash:
         params = {"fromSrc": "-", "repo": name, "tag": tag}
         path, timeout = f"/containers/{engine_id}/export", self._stream_timeout
         with open_stream(self._calls, path, timeout) as response:
-            tar = _whole(read_chunks(response))
-            lines = send_stream(self._calls, "/images/create", params, tar, timeout)
+            tar = SendOnce(_whole(read_chunks(response)))
+            lines = send(self._calls, "/images/create", params, tar, timeout)
         for line in lines:
             if "error" in line:
                 raise Unavailable(f"container engine: its own export: {line['error']}")
+        if not tar.exhausted:
+            raise Unavailable("container engine: it did not take all of its own export")
         return flat
 
     def assemble(
